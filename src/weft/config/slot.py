@@ -1,0 +1,176 @@
+"""Slots and parts: one slot holds one choice, and a choice is a small class that knows how to build itself.
+
+`positions: rotary` and `positions: {kind: rotary, theta: 500000}` both name the part registered as "rotary" for the slot
+"positions". A slot's base class keeps the registry; a part registers by being defined, in weft or in a user's file.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from weft.errors import WeftError
+
+SLOTS: dict[str, type[Part]] = {}
+"""Every slot's base class by the slot's name."""
+
+
+class Execution:
+    """Marks an option that changes how something is computed, not what: it is no part of a run's identity."""
+
+
+EXECUTION = Execution()
+
+
+class Section(BaseModel):
+    """Options that belong together: immutable, hashable, and closed to unknown names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @classmethod
+    def expand_short(cls, raw: Any) -> Any:
+        """What a short form in this place stands for, as a mapping; anything else unchanged."""
+        return raw
+
+
+class Part(Section):
+    """A declaration that stands in a slot: its options, and how to build what they describe."""
+
+    kind: ClassVar[str] = ""
+    slot: ClassVar[str] = ""
+    default: ClassVar[str | None] = None
+    kinds: ClassVar[dict[str, type[Part]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Keep `slot=`, `default=` and `kind=` away from object; pydantic hands them on once the class is complete."""
+
+    @classmethod
+    def __pydantic_init_subclass__(
+        cls, *, slot: str | None = None, default: str | None = None, kind: str | None = None, **kwargs: Any
+    ) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if slot is not None:
+            cls.slot, cls.default, cls.kinds = slot, default, {}
+            SLOTS[slot] = cls
+        if kind is not None:
+            known = cls.kinds.get(kind)
+            if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise WeftError(
+                    f"{cls.slot}: the kind {kind!r} is already taken by {known.__module__}.{known.__name__}"
+                )
+            cls.kind = kind
+            cls.kinds[kind] = cls
+
+    @classmethod
+    def expand_short(cls, raw: Any) -> Any:
+        """`rotary` as `{kind: rotary}`; a mapping that names no kind gets the slot's default."""
+        if isinstance(raw, str):
+            return {"kind": raw}
+        if isinstance(raw, Mapping) and "kind" not in raw and cls.default is not None:
+            return {"kind": cls.default, **raw}
+        return raw
+
+    @classmethod
+    def choose(cls, raw: Any) -> Self:
+        """The part that `raw` (a part, a kind's name, or a mapping) stands for, validated by its own class."""
+        if isinstance(raw, cls):
+            return raw
+        options = cls.expand_short(raw)
+        if not isinstance(options, Mapping):
+            raise PydanticCustomError("slot", "should be a kind's name or a mapping with `kind`")
+        options = dict(options)
+        kind = options.pop("kind", None)
+        if not isinstance(kind, str) or kind not in cls.kinds:
+            raise PydanticCustomError("slot", "{text}", {"text": unknown_name(cls.slot, kind, cls.kinds)})
+        chosen = cls.kinds[kind].model_validate(options)
+        assert isinstance(chosen, cls), f"{kind} is registered under {cls.slot} but is no {cls.__name__}"
+        return chosen
+
+    def dump(self) -> dict[str, Any]:
+        """Everything, by the part's actual type: `choose` makes the same part of it again."""
+        return {"kind": self.kind, **self.model_dump(mode="json")}
+
+
+class _SlotMarker:
+    """Validates a slot by its part's own class, so that errors keep the path that a reader sees in the file."""
+
+    def __get_pydantic_core_schema__(self, source: type[Part], handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            source.choose,
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda part: part.dump()),
+            metadata={"slot": source},
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        base: type[Part] = schema["metadata"]["slot"]
+        choices: list[dict[str, Any]] = [{"enum": sorted(base.kinds), "description": f"{base.slot}, by kind"}]
+        for kind, part in sorted(base.kinds.items()):
+            body = handler.resolve_ref_schema(handler(part.__pydantic_core_schema__))
+            properties = {"kind": {"const": kind}, **body.get("properties", {})}
+            required = [*([] if kind == base.default else ["kind"]), *body.get("required", [])]
+            choices.append({**body, "title": kind, "properties": properties, "required": required})
+        return {"anyOf": choices}
+
+
+T = TypeVar("T")
+Slot = Annotated[T, _SlotMarker()]
+
+
+def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
+    """One line on a name that nothing bears: the nearest one, and all there are."""
+    names = sorted(known)
+    return f"no {what} called {name!r}{did_you_mean(str(name), names)} (known: {', '.join(names)})"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?`, or nothing when no known name is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def slot_base(name: str) -> type[Part]:
+    """The base class of the slot called `name`.
+
+    Raises WeftError when no slot has that name.
+    """
+    if name not in SLOTS:
+        raise WeftError(unknown_name("slot", name, SLOTS))
+    return SLOTS[name]
+
+
+def sections_within(value: Any) -> Iterator[tuple[tuple[str, ...], Section]]:
+    """`value` and every section and part below it, each with its path."""
+    if isinstance(value, Section):
+        yield (), value
+        children: Iterable[tuple[str, Any]] = ((name, getattr(value, name)) for name in type(value).model_fields)
+    elif isinstance(value, Mapping):
+        children = value.items()
+    elif isinstance(value, list | tuple):
+        children = ((str(index), item) for index, item in enumerate(value))
+    else:
+        return
+    for name, child in children:
+        for path, section in sections_within(child):
+            yield (name, *path), section
+
+
+def is_execution(section: type[Section], name: str) -> bool:
+    """Whether the option `name` of `section` changes how, not what, is computed."""
+    return any(isinstance(mark, Execution) for mark in section.model_fields[name].metadata)
+
+
+def semantic(value: Any) -> Any:
+    """`value` as plain data without execution options: what a run's identity is made of."""
+    if isinstance(value, Section):
+        head = {"kind": value.kind} if isinstance(value, Part) else {}
+        names = [name for name in type(value).model_fields if not is_execution(type(value), name)]
+        return head | {name: semantic(getattr(value, name)) for name in names}
+    if isinstance(value, Mapping):
+        return {str(key): semantic(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [semantic(item) for item in value]
+    return value
