@@ -1,7 +1,8 @@
 """Slots and parts: one slot holds one choice, and a choice is a small class that knows how to build itself.
 
-`positions: rotary` and `positions: {kind: rotary, theta: 500000}` both name the part registered as "rotary" for the slot
-"positions". A slot's base class keeps the registry; a part registers by being defined, in weft or in a user's file.
+`positions: rotary` and `positions: {kind: rotary, theta: 500000}` both name the part registered as "rotary" for
+the slot "positions". A slot's base class keeps the registry; a part registers by being defined, in weft or in a
+user's file.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class Part(Section):
     slot: ClassVar[str] = ""
     default: ClassVar[str | None] = None
     kinds: ClassVar[dict[str, type[Part]]] = {}
+    extra_options: ClassVar[dict[str, Any]] = {}
+    """JSON Schema of names that `expand_short` understands beside a part's own options."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Keep `slot=`, `default=` and `kind=` away from object; pydantic hands them on once the class is complete."""
@@ -73,6 +76,11 @@ class Part(Section):
         if isinstance(raw, Mapping) and "kind" not in raw and cls.default is not None:
             return {"kind": cls.default, **raw}
         return raw
+
+    @classmethod
+    def short_schema(cls) -> dict[str, Any]:
+        """JSON Schema of the short form."""
+        return {"enum": sorted(cls.kinds)}
 
     @classmethod
     def choose(cls, raw: Any) -> Self:
@@ -107,10 +115,10 @@ class _SlotMarker:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         base: type[Part] = schema["metadata"]["slot"]
-        choices: list[dict[str, Any]] = [{"enum": sorted(base.kinds), "description": f"{base.slot}, by kind"}]
+        choices: list[dict[str, Any]] = [{**base.short_schema(), "description": f"{base.slot}, by kind"}]
         for kind, part in sorted(base.kinds.items()):
             body = handler.resolve_ref_schema(handler(part.__pydantic_core_schema__))
-            properties = {"kind": {"const": kind}, **body.get("properties", {})}
+            properties = {"kind": {"const": kind}, **base.extra_options, **body.get("properties", {})}
             required = [*([] if kind == base.default else ["kind"]), *body.get("required", [])]
             choices.append({**body, "title": kind, "properties": properties, "required": required})
         return {"anyOf": choices}

@@ -55,7 +55,7 @@ def place_of(annotation: Any) -> Place:
     if origin in (Union, types.UnionType):
         places = [place_of(argument) for argument in get_args(annotation) if argument is not type(None)]
         return next((place for place in places if not place.leaf), Place())
-    if origin in (list, tuple) or (origin is not None and issubclass(origin, Mapping)):
+    if origin in (list, tuple) or (isinstance(origin, type) and issubclass(origin, Mapping)):
         items = place_of([argument for argument in get_args(annotation) if argument is not Ellipsis][-1])
         return Place(items=items, leaf=False)
     if isinstance(annotation, type) and issubclass(annotation, Section):

@@ -1,0 +1,159 @@
+"""ModelConfig: which parts, how large."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from torch import nn
+
+from weft.config import Override, Part, Place, Section, Slot, expand, load, merge, unknown_name
+from weft.config import yaml as weft_yaml
+from weft.errors import WeftError
+from weft.nn import BlockPart, Dims, Embeddings, Head, Layer, Lm, NoPositions, Norm, Positions, Pre, Tokens
+
+
+def presets() -> list[str]:
+    """Names of the bundled models."""
+    folder = resources.files("weft.models") / "presets"
+    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+
+
+def preset(name: str) -> dict[str, Any]:
+    """The declaration of a bundled model.
+
+    Raises WeftError when there is none of that name.
+    """
+    if name not in presets():
+        raise WeftError(unknown_name("preset", name, presets()))
+    text = (resources.files("weft.models") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+    declaration = weft_yaml.parse(text, f"preset {name}")
+    assert isinstance(declaration, dict), f"preset {name} is no mapping"
+    return declaration
+
+
+class StackConfig(Section):
+    """Blocks over one another, and what they share."""
+
+    n_layers: PositiveInt | None = None
+    """number of blocks"""
+    positions: Slot[Positions] = NoPositions()
+    """where order enters; a layer's attention may have its own"""
+    norm: Slot[Norm] = Layer()
+    """the norm of every block, and of the stack's end"""
+    block: Slot[BlockPart] = Pre()
+    """what every layer is"""
+    pattern: tuple[dict[str, Any], ...] = ()
+    """overrides of `block`, layer by layer, cycled"""
+    blocks: tuple[Slot[BlockPart], ...] = ()
+    """every layer by itself, instead of n_layers, block and pattern"""
+
+    @model_validator(mode="after")
+    def _check_layers(self) -> StackConfig:
+        if self.blocks and self.pattern:
+            raise ValueError("blocks lists every layer already; pattern belongs to n_layers and block")
+        if self.blocks and self.n_layers not in (None, len(self.blocks)):
+            raise ValueError(f"n_layers = {self.n_layers}, but blocks lists {len(self.blocks)}")
+        self.layers()
+        return self
+
+    def layers(self) -> list[BlockPart]:
+        """Each layer's declaration, the short forms written out."""
+        if self.blocks:
+            return list(self.blocks)
+        place = Place(section=BlockPart, leaf=False)
+        kinds = [BlockPart.choose(merge(place, self.block.dump(), override)) for override in self.pattern or ({},)]
+        return [kinds[index % len(kinds)] for index in range(self.n_layers or len(kinds))]
+
+
+class ModelConfig(Part, slot="model", default="transformer"):
+    """Which parts, how large: becomes a module, its parameter count, FLOPs and cache bytes."""
+
+    extra_options: ClassVar[dict[str, Any]] = {"preset": {"type": "string", "description": "a bundled model to change"}}
+
+    @classmethod
+    def load(cls, source: ModelConfig | dict[str, Any] | str | Path, *overrides: str | Override) -> ModelConfig:
+        """From a preset's name, a YAML file, or a mapping; then the overrides.
+
+        Raises WeftError (ConfigError with every problem) when that is no model.
+        """
+        if isinstance(source, ModelConfig):
+            source = source.dump()
+        elif isinstance(source, Path) or (isinstance(source, str) and source.endswith((".yaml", ".yml"))):
+            source = weft_yaml.read(Path(source))
+        return load(cls, source, overrides)
+
+    @classmethod
+    def expand_short(cls, raw: Any) -> Any:
+        """A preset's name, or `{preset: NAME, ...changes}`, as the preset's declaration with the changes."""
+        if isinstance(raw, str) and raw not in cls.kinds:
+            raw = {"preset": raw}
+        if isinstance(raw, dict) and isinstance(raw.get("preset"), str):
+            changes = {key: value for key, value in raw.items() if key != "preset"}
+            place = Place(section=cls, leaf=False)
+            return merge(place, expand(place, preset(raw["preset"])), changes)
+        return super().expand_short(raw)
+
+    @classmethod
+    def short_schema(cls) -> dict[str, Any]:
+        """Kinds and presets, for editors."""
+        return {"enum": sorted(cls.kinds) + presets()}
+
+    def bind(self, vocab_size: int) -> ModelConfig:
+        """The same with what only the data know filled in."""
+        raise NotImplementedError
+
+    def build(self) -> nn.Module:
+        """The model, on the current default device; `weft.build` gives it its starting values too."""
+        raise NotImplementedError
+
+
+class TransformerConfig(ModelConfig, kind="transformer"):
+    """A transformer: an embedding, a stack of blocks, heads."""
+
+    d_model: PositiveInt = 256
+    """width D of the residual stream"""
+    max_length: PositiveInt = 256
+    """positions T that the model is trained for"""
+    vocab_size: PositiveInt | None = None
+    """number of tokens V; the tokenizer's, filled in from the data"""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """share of the embedding and of every residual branch that is dropped in training"""
+    init_std: PositiveFloat = 0.02
+    """standard deviation of weights at the start"""
+    embedding: Slot[Embeddings] = Tokens()
+    """where a sequence enters"""
+    decoder: StackConfig = StackConfig(n_layers=4)
+    """a stack in which a position sees itself and what came before"""
+    heads: dict[str, Slot[Head]] = {"lm": Lm()}
+    """what is read from the last vectors, by name"""
+
+    def bind(self, vocab_size: int) -> ModelConfig:
+        """The same with the tokenizer's vocabulary.
+
+        Raises WeftError when the declaration says another size that does not hold it.
+        """
+        if self.vocab_size is not None and self.vocab_size < vocab_size:
+            raise WeftError(
+                f"model.vocab_size = {self.vocab_size} is less than the tokenizer's {vocab_size} tokens;"
+                " leave it out, and it is filled in"
+            )
+        return self.model_copy(update={"vocab_size": self.vocab_size or vocab_size})
+
+    def dims(self) -> Dims:
+        """What the parts may know of each other.
+
+        Raises WeftError when the vocabulary's size is not known yet.
+        """
+        if self.vocab_size is None:
+            raise WeftError("model.vocab_size is not known: it comes from the data's tokenizer, or give it")
+        n_layers = len(self.decoder.layers())
+        return Dims(self.d_model, self.max_length, self.vocab_size, n_layers, self.init_std, self.dropout)
+
+    def build(self) -> nn.Module:
+        """The module, on the current default device, without starting values."""
+        from weft.models.transformer import Transformer
+
+        return Transformer(self)

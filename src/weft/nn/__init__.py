@@ -1,0 +1,102 @@
+"""The parts of transformers, one idea a file: each declares its options, how it starts, what it costs."""
+
+from weft.nn.attention import Attention, DotProduct, DotProductAttention, NoAttention
+from weft.nn.block import Block, BlockPart, Plain, Post, Pre
+from weft.nn.cache import Cache, FullEntry
+from weft.nn.context import Context, Inputs, Memory
+from weft.nn.embeddings import Embeddings, TokenEmbedding, Tokens
+from weft.nn.feedforward import FeedForward, Gelu, NoFeedForward, Relu, SwiGlu
+from weft.nn.heads import IGNORE, Head, LanguageModelHead, Lm
+from weft.nn.initialization import Constant, Initialization, Normal
+from weft.nn.kernels import KERNELS, Call, Kernel, attend
+from weft.nn.linear import Embedding, Linear
+from weft.nn.masks import (
+    Both,
+    Causal,
+    Coverage,
+    Either,
+    Everything,
+    Mask,
+    MaskPart,
+    Near,
+    NoMask,
+    SameDocument,
+    Sides,
+    Valid,
+    Window,
+)
+from weft.nn.module import Cost, Dims, Module, Term, Terms, listen, materialize, tap_paths
+from weft.nn.norms import Layer, NoNorm, Norm, Rms
+from weft.nn.positions import Learned, NoPositions, Positions, PositionScheme, Rotary
+from weft.nn.scores import Score, Softmax, Weighting
+
+__all__ = [
+    "IGNORE",
+    "KERNELS",
+    "Attention",
+    "Block",
+    "BlockPart",
+    "Both",
+    "Cache",
+    "Call",
+    "Causal",
+    "Constant",
+    "Context",
+    "Cost",
+    "Coverage",
+    "Dims",
+    "DotProduct",
+    "DotProductAttention",
+    "Either",
+    "Embedding",
+    "Embeddings",
+    "Everything",
+    "FeedForward",
+    "FullEntry",
+    "Gelu",
+    "Head",
+    "Initialization",
+    "Inputs",
+    "Kernel",
+    "LanguageModelHead",
+    "Layer",
+    "Learned",
+    "Linear",
+    "Lm",
+    "Mask",
+    "MaskPart",
+    "Memory",
+    "Module",
+    "Near",
+    "NoAttention",
+    "NoFeedForward",
+    "NoMask",
+    "NoNorm",
+    "NoPositions",
+    "Norm",
+    "Normal",
+    "Plain",
+    "PositionScheme",
+    "Positions",
+    "Post",
+    "Pre",
+    "Relu",
+    "Rms",
+    "Rotary",
+    "SameDocument",
+    "Score",
+    "Sides",
+    "Softmax",
+    "SwiGlu",
+    "Term",
+    "Terms",
+    "TokenEmbedding",
+    "Tokens",
+    "Valid",
+    "Weighting",
+    "Window",
+    "attend",
+    "listen",
+    "materialize",
+    "tap_paths",
+]

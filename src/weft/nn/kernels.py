@@ -1,0 +1,117 @@
+"""Kernels: ways to compute the same attention. Each says what it cannot do; each is tested against `reference`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from weft.errors import WeftError
+from weft.nn.masks import Causal, Coverage, Mask, Sides
+from weft.nn.scores import SoftmaxWeighting, Weighting
+
+
+@dataclass(frozen=True)
+class Call:
+    """One attention: q_BHTK, k_BGSK, v_BGSL (H a multiple of G, values as wide as they like), and who sees whom."""
+
+    q_BHTK: Tensor
+    k_BGSK: Tensor
+    v_BGSL: Tensor
+    mask: Mask
+    sides: Sides
+    weighting: Weighting
+    bias_BHTS: Tensor | None = None
+    dropout: float = 0.0
+    tap: Callable[[str, Tensor], Tensor] | None = None
+    """Somebody wants to see the weights."""
+
+
+class Kernel:
+    """A way to compute `Call`; the result is B x H x T x L."""
+
+    name = ""
+
+    def refuses(self, call: Call) -> str | None:
+        """Why this kernel cannot compute `call`, or None."""
+        return None
+
+    def __call__(self, call: Call) -> Tensor:
+        raise NotImplementedError
+
+
+class Reference(Kernel):
+    """The formula as written: every weight exists, O(T S) memory."""
+
+    name = "reference"
+
+    def __call__(self, call: Call) -> Tensor:
+        groups = call.q_BHTK.shape[1] // call.k_BGSK.shape[1]
+        k_BHSK, v_BHSL = (x.repeat_interleave(groups, dim=1) for x in (call.k_BGSK, call.v_BGSL))
+        scores_BHTS = call.q_BHTK @ k_BHSK.transpose(-2, -1) * call.weighting.scale
+        if call.bias_BHTS is not None:
+            scores_BHTS = scores_BHTS + call.bias_BHTS.to(scores_BHTS.dtype)
+        weights_BHTS = call.weighting.weights(scores_BHTS, call.sides.dense(call.mask))
+        if call.tap is not None:
+            weights_BHTS = call.tap("weights", weights_BHTS)
+        return F.dropout(weights_BHTS, call.dropout) @ v_BHSL
+
+
+class Sdpa(Kernel):
+    """PyTorch's scaled_dot_product_attention: fused where the device has a kernel, O(T) memory."""
+
+    name = "sdpa"
+
+    def refuses(self, call: Call) -> str | None:
+        if type(call.weighting) is not SoftmaxWeighting:
+            return "its scores are softmax's"
+        return "it keeps no weights to look at" if call.tap is not None else None
+
+    def __call__(self, call: Call) -> Tensor:
+        causal = call.sides.aligned and call.mask == Causal() and call.bias_BHTS is None
+        mask, seeing = (None, None) if causal else self._mask(call)
+        out_BHTL = F.scaled_dot_product_attention(
+            call.q_BHTK,
+            call.k_BGSK,
+            call.v_BGSL,
+            attn_mask=mask,
+            dropout_p=call.dropout,
+            is_causal=causal,
+            scale=call.weighting.scale,
+            enable_gqa=call.q_BHTK.shape[1] != call.k_BGSK.shape[1],
+        )
+        return out_BHTL if seeing is None else out_BHTL * seeing
+
+    @staticmethod
+    def _mask(call: Call) -> tuple[Tensor | None, Tensor | None]:
+        """The mask as sdpa takes it; and, where a query might see nothing at all, which ones see something."""
+        if call.bias_BHTS is None and call.mask.coverage(call.sides) is Coverage.FULL:
+            return None, None
+        allowed = call.sides.dense(call.mask)
+        seeing = None
+        if call.sides.k_valid_BS is not None:  # only padding can leave a query without any key
+            some = allowed.any(-1, keepdim=True)
+            allowed, seeing = allowed | ~some, some
+        if call.bias_BHTS is None:
+            return allowed, seeing
+        return call.bias_BHTS.to(call.q_BHTK.dtype).masked_fill(~allowed, -torch.inf), seeing
+
+
+KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (Sdpa(), Reference())}
+"""In the order in which `auto` asks them; the last one refuses nothing."""
+
+
+def attend(call: Call, name: str = "auto") -> Tensor:
+    """Attention by the named kernel, or by the first that can compute it.
+
+    Raises WeftError when the named kernel cannot.
+    """
+    if name == "auto":
+        return next(kernel for kernel in KERNELS.values() if kernel.refuses(call) is None)(call)
+    reason = KERNELS[name].refuses(call)
+    if reason:
+        raise WeftError(f"kernel {name}: {reason}; `auto` chooses one that can")
+    return KERNELS[name](call)

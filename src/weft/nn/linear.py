@@ -1,0 +1,60 @@
+"""The one `Linear` and `Embedding` that every weight matrix is.
+
+Weights are float32 masters; they are cast to the dtype of what comes in, so the compute precision is that of the
+activations. Adapters, quantised and sharded forms replace a `Linear` by its path and keep `weight`.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from weft.nn.initialization import Constant, Initialization
+from weft.nn.module import Cost, Module
+
+
+class Linear(Module):
+    """y = x W^T + b, with W of shape (d_out, d_in)."""
+
+    def __init__(self, d_in: int, d_out: int, initialization: Initialization, *, bias: bool = False) -> None:
+        super().__init__()
+        self.tied = False
+        self.weight = self.parameter("weight", (d_out, d_in), initialization)
+        self.bias = self.parameter("bias", (d_out,), Constant(0.0)) if bias else None
+
+    def tie(self, table: Embedding) -> None:
+        """Use the embedding's table as this matrix from now on (Press and Wolf 2017): one parameter, two uses."""
+        self.tied = True
+        self._initializations.pop("weight", None)
+        self.weight = table.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+    def cost(self, length: int) -> Cost:
+        d_out, d_in = self.weight.shape
+        own = (0 if self.tied else d_in * d_out) + (0 if self.bias is None else d_out)
+        return Cost(parameters=own, flops=2 * d_in * d_out)
+
+    def extra_repr(self) -> str:
+        d_out, d_in = self.weight.shape
+        return f"{d_in} -> {d_out}{', tied' if self.tied else ''}{'' if self.bias is None else ', bias'}"
+
+
+class Embedding(Module):
+    """A table of `rows` vectors of width `d_model`, looked up by index."""
+
+    def __init__(self, rows: int, d_model: int, initialization: Initialization) -> None:
+        super().__init__()
+        self.weight = self.parameter("weight", (rows, d_model), initialization)
+
+    def forward(self, index: Tensor) -> Tensor:
+        return F.embedding(index, self.weight)
+
+    def cost(self, length: int) -> Cost:
+        return Cost(parameters=self.weight.numel())
+
+    def extra_repr(self) -> str:
+        rows, d_model = self.weight.shape
+        return f"{rows} x {d_model}"

@@ -1,0 +1,87 @@
+"""Normalisation of each position's vector. Statistics are taken in float32 (or wider), whatever comes in."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from pydantic import PositiveFloat
+from torch import Tensor, nn
+
+from weft.config import Part
+from weft.nn.initialization import Constant
+from weft.nn.module import Cost, Dims, Module
+
+
+class Norm(Part, slot="norm", default="layer"):
+    """How a vector is brought to a common scale."""
+
+    def build(self, dims: Dims) -> nn.Module:
+        """The norm over vectors of width d_model."""
+        raise NotImplementedError
+
+
+class NoNorm(Norm, kind="none"):
+    """No normalisation: what comes in goes out."""
+
+    def build(self, dims: Dims) -> nn.Module:
+        return nn.Identity()
+
+
+class Layer(Norm, kind="layer"):
+    """Layer normalisation: subtract the mean, divide by the standard deviation (Ba, Kiros and Hinton 2016, eq. 4)."""
+
+    epsilon: PositiveFloat = 1e-5
+    """added to the variance, so that a constant vector divides by something"""
+    bias: bool = True
+    """learn a shift beside the gain"""
+
+    def build(self, dims: Dims) -> LayerNorm:
+        return LayerNorm(self, dims.d_model)
+
+
+class Rms(Norm, kind="rms"):
+    """Root-mean-square normalisation: divide by the root of the mean square (Zhang and Sennrich 2019, eq. 4)."""
+
+    epsilon: PositiveFloat = 1e-6
+    """added to the mean square"""
+
+    def build(self, dims: Dims) -> RmsNorm:
+        return RmsNorm(self, dims.d_model)
+
+
+class LayerNorm(Module):
+    """(x - mean) / sqrt(variance + epsilon) * weight + bias."""
+
+    def __init__(self, options: Layer, width: int) -> None:
+        super().__init__()
+        self.epsilon = options.epsilon
+        self.weight = self.parameter("weight", (width,), Constant(1.0))
+        self.bias = self.parameter("bias", (width,), Constant(0.0)) if options.bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.layer_norm(x, self.weight.shape, self.weight.to(x.dtype), bias, self.epsilon)
+
+    def cost(self, length: int) -> Cost:
+        return Cost(parameters=self.weight.numel() * (1 if self.bias is None else 2))
+
+
+class RmsNorm(Module):
+    """x / sqrt(mean(x^2) + epsilon) * weight."""
+
+    def __init__(self, options: Rms, width: int) -> None:
+        super().__init__()
+        self.epsilon = options.epsilon
+        self.weight = self.parameter("weight", (width,), Constant(1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        width = x.shape[-1]
+        wide = torch.promote_types(x.dtype, torch.float32)
+        # vector_norm accumulates in `wide` without a widened copy of x
+        scale = torch.rsqrt(
+            torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).square() / width + self.epsilon
+        )
+        return x * scale.to(x.dtype) * self.weight.to(x.dtype)
+
+    def cost(self, length: int) -> Cost:
+        return Cost(parameters=self.weight.numel())
