@@ -16,30 +16,37 @@ from weft.errors import ConfigError, WeftError
 S = TypeVar("S", bound=Section)
 
 
-def load(section: type[S], raw: Any, overrides: Iterable[str | Override] = (), notes: list[str] | None = None) -> S:
-    """The declaration that `raw` and the overrides, applied in order, describe.
-
-    `notes` collects sentences that a person should hear (options that an override dropped).
-    Raises ConfigError with every problem, a line each.
-    """
+def apply(
+    section: type[Section], raw: Any, overrides: Iterable[str | Override], notes: list[str] | None = None
+) -> tuple[Any, list[str]]:
+    """The raw tree of `section` with short forms written out and the overrides in it; and what was wrong with these."""
     place = Place(section=section, leaf=False)
-    problems: list[str] = []
-    tree = expand(place, raw)
+    tree, problems = expand(place, raw), []
     for item in overrides:
         try:
             override = item if isinstance(item, Override) else Override.read(item)
             tree = override.apply(place, tree, notes if notes is not None else [])
         except WeftError as error:
             problems.append(str(error))
+    return tree, problems
+
+
+def load(section: type[S], raw: Any, overrides: Iterable[str | Override] = (), notes: list[str] | None = None) -> S:
+    """The declaration that `raw` and the overrides, applied in order, describe.
+
+    `notes` collects sentences that a person should hear (options that an override dropped).
+    Raises ConfigError with every problem, a line each.
+    """
+    tree, problems = apply(section, raw, overrides, notes)
     try:
         found = section.choose(tree) if issubclass(section, Part) else section.model_validate(tree)
     except ValidationError as error:
-        problems += explain(error, place, tree)
+        problems += explain(error, Place(section=section, leaf=False), tree)
     except ValueError as error:  # choose() outside of a field: an unknown kind at the very top
         problems.append(str(error))
     if problems:
         raise ConfigError(problems)
-    assert isinstance(found, section)
+    assert isinstance(found, section), "validation gives the class that was asked for"
     return found
 
 

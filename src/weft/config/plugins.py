@@ -1,0 +1,60 @@
+"""Plugins: files of a user's own parts. A recipe names them; nothing else runs them unasked."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from weft.errors import WeftError
+
+_loaded: dict[str, str] = {}
+
+
+def load_plugins(names: Iterable[str], base: Path) -> dict[str, str]:
+    """Run the named Python files (relative to `base`), so that their parts register; returns name -> SHA-256.
+
+    Raises WeftError when a file is missing or fails.
+    """
+    return {name: _load(name, base) for name in names}
+
+
+def _load(name: str, base: Path) -> str:
+    path = (base / name).resolve()
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise WeftError(f"plugins: {name}: {error.strerror} (looked in {base})") from None
+    digest = hashlib.sha256(source).hexdigest()
+    if digest in _loaded.values():
+        return digest
+    module_name = f"weft_plugin_{path.stem}_{digest[:8]}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise WeftError(f"plugins: {name}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except WeftError:
+        raise
+    except Exception as error:
+        raise WeftError(f"plugins: {name}: {type(error).__name__}: {error}") from error
+    _loaded[name] = digest
+    return digest
+
+
+def require(needed: Mapping[str, str], where: str) -> None:
+    """Make sure that the plugins which a run or model was made with are loaded, the same bytes of them.
+
+    Raises WeftError otherwise; it never runs them itself.
+    """
+    for name, digest in needed.items():
+        if digest not in _loaded.values():
+            changed = " (another version of it is)" if name in _loaded else ""
+            raise WeftError(
+                f"{where}: made with the plugin {name}, which is not loaded{changed}; its code runs only when asked for"
+                f" (--plugins {name})"
+            )

@@ -1,0 +1,92 @@
+"""Bits per byte: how well a language model predicts a text, comparable between tokenizers.
+
+total nats over all tokens, ends of documents included / (ln 2 x UTF-8 bytes of the text), each byte counted once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from weft.data.loader import evaluation_windows
+from weft.data.shards import TokenSplit
+from weft.models.transformer import Transformer
+from weft.nn.context import Inputs
+from weft.nn.heads import IGNORE
+
+
+@dataclass(frozen=True)
+class LanguageResult:
+    """What was measured, on what, and how."""
+
+    nats: float
+    tokens: int
+    bytes: float
+    window: int
+    stride: int
+    whole: bool
+    nats_by_document: np.ndarray
+    """Summed nats of each document of the split; zero for those beyond the limit."""
+
+    @property
+    def loss(self) -> float:
+        """Nats a token."""
+        return self.nats / self.tokens
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits a byte of the text that the tokens stand for."""
+        return self.nats / math.log(2) / self.bytes
+
+    def values(self) -> dict[str, float | int | bool]:
+        """For the log."""
+        return {
+            "loss": self.loss,
+            "bits_per_byte": self.bits_per_byte,
+            "tokens": self.tokens,
+            "bytes": self.bytes,
+            "window": self.window,
+            "stride": self.stride,
+            "whole": self.whole,
+        }
+
+
+def evaluate_language(
+    model: Transformer,
+    split: TokenSplit,
+    window: int,
+    stride: int,
+    limit: int | None = None,
+    rows: int = 16,
+    progress: Callable[[int, int], None] | None = None,
+) -> LanguageResult:
+    """Predict each token of a split once, with at least `window - stride` tokens before it where there are that many.
+
+    At most about `limit` tokens, from the beginning; `progress(done, total)` is called after each batch.
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    by_document = np.zeros(split.documents)
+    nats, tokens = 0.0, 0
+    total = min(split.tokens, limit or split.tokens)
+    with torch.inference_mode():
+        for batch in evaluation_windows(split, window, stride, rows, limit):
+            inputs = torch.from_numpy(batch.tokens_BT).to(device)
+            targets = torch.from_numpy(batch.targets_BT).to(device)
+            output = model(Inputs(tokens_BT=inputs))
+            losses = model.heads["lm"].losses(output.x_BTD, targets).double().cpu().numpy()
+            wanted = batch.targets_BT != IGNORE
+            np.add.at(by_document, batch.document_BT[wanted], losses[wanted])
+            nats, tokens = nats + float(losses[wanted].sum()), tokens + int(wanted.sum())
+            if progress is not None:
+                progress(tokens, total)
+    model.train(was_training)
+    whole = tokens == split.tokens
+    # of a part, the bytes that its tokens stand for are the split's average
+    covered = split.bytes if whole else split.bytes * tokens / split.tokens
+    return LanguageResult(nats, tokens, covered, window, stride, whole, by_document)

@@ -1,0 +1,64 @@
+"""What MODEL names, everywhere alike: a preset, a YAML file, a run, a checkpoint folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from weft.errors import WeftError
+from weft.hub.folder import read_config, read_model
+from weft.models.config import ModelConfig, presets
+from weft.models.transformer import Transformer
+from weft.runs.folder import RunFolder
+from weft.text.tokenizers import Tokenizer
+
+
+def load(name: str | Path, device: torch.device | str = "cpu") -> tuple[Transformer, Tokenizer]:
+    """The trained model and its tokenizer of a run (its best checkpoint) or a model folder.
+
+    Raises WeftError when there is none, or the name is a preset, which has no trained weights.
+    """
+    path = Path(name)
+    if not path.exists() and str(name) in presets():
+        raise WeftError(f"{name}: a preset has no trained weights; train one (weft train) or name a run's folder")
+    return read_model(model_folder(path), device)
+
+
+def model_folder(path: Path) -> Path:
+    """The model folder that a path stands for: itself, or the best checkpoint of a run.
+
+    Raises WeftError when there is none.
+    """
+    if not path.exists():
+        raise WeftError(f"{path}: there is no such preset, run or model folder (presets: {', '.join(presets())})")
+    if (path / "config.json").is_file():
+        return path
+    if RunFolder.is_run(path):
+        return best_checkpoint(RunFolder.open(path))
+    raise WeftError(f"{path}: neither a run (manifest.json) nor a model folder (config.json)")
+
+
+def best_checkpoint(run: RunFolder) -> Path:
+    """The checkpoint with the lowest validation loss, or the last one where none was measured.
+
+    Raises WeftError when the run has no checkpoint yet.
+    """
+    checkpoints = run.checkpoints()
+    if not checkpoints:
+        raise WeftError(f"{run.path}: this run has no checkpoint yet; go on with it (weft train {run.path})")
+    best = run.manifest().get("best", {}).get("checkpoint")
+    return next((path for path in checkpoints if path.name == best), checkpoints[-1])
+
+
+def model_config(name: str | Path) -> ModelConfig:
+    """The declaration that a preset, YAML file, run or model folder stands for.
+
+    Raises WeftError when there is none.
+    """
+    path = Path(name)
+    if path.is_dir():
+        if RunFolder.is_run(path) and not RunFolder.open(path).checkpoints():
+            return ModelConfig.load(RunFolder.open(path).resolved()["model"])
+        return ModelConfig.load(read_config(model_folder(path))["model"])
+    return ModelConfig.load(str(name))

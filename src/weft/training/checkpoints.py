@@ -1,0 +1,79 @@
+"""Checkpoints: a model folder and the loop's own state, each complete or absent.
+
+    step-00001000/  model.safetensors  config.json  tokenizer.json  state.safetensors  state.json
+
+`state.json` is written last and holds the other files' SHA-256, so that a damaged checkpoint is recognised.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from weft.config.plugins import require
+from weft.errors import WeftError
+from weft.hub.folder import copy_weights, read_config, read_tensors, write_model
+from weft.models.transformer import Transformer
+from weft.runs.atomic import new_folder, write_text
+from weft.runs.fingerprints import of_file
+from weft.runs.folder import RunFolder, read_json
+from weft.text.tokenizers import Tokenizer
+from weft.training.optimizers import restore_state, state_tensors
+
+
+def save_checkpoint(
+    run: RunFolder,
+    model: Transformer,
+    tokenizer: Tokenizer,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    about: dict[str, Any],
+) -> Path:
+    """Write the checkpoint of `state["step"]`; a kill at any instant leaves the older ones.
+
+    Raises WeftError when the disk is full.
+    """
+    path = run.checkpoint(state["step"])
+    with new_folder(path) as folder:
+        write_model(folder, model, tokenizer, about)
+        tensors = {name: tensor.detach().contiguous() for name, tensor in state_tensors(optimizer).items()}
+        save_file(tensors, folder / "state.safetensors")
+        files = {file.name: of_file(file) for file in sorted(folder.iterdir())}
+        write_text(folder / "state.json", json.dumps({**state, "files": files}, indent=2) + "\n")
+    return path
+
+
+def prune(run: RunFolder, keep: int, best: str | None) -> None:
+    """Remove all but the newest `keep` checkpoints and the best one."""
+    for path in run.checkpoints()[:-keep]:
+        if path.name != best:
+            shutil.rmtree(path)
+
+
+def newest(run: RunFolder) -> Iterator[tuple[Path, dict[str, Any] | None, str]]:
+    """The run's checkpoints, newest first: folder, its state, or None and what is wrong with it."""
+    for path in reversed(run.checkpoints()):
+        try:
+            state = read_json(path / "state.json")
+            for name, digest in state["files"].items():
+                if not (path / name).is_file() or of_file(path / name) != digest:
+                    raise WeftError(f"{path / name}: not what was written")
+            yield path, state, ""
+        except (WeftError, KeyError, OSError) as error:
+            yield path, None, str(error)
+
+
+def restore(path: Path, model: Transformer, optimizer: torch.optim.Optimizer) -> None:
+    """Weights and optimizer state as they were.
+
+    Raises WeftError when they belong to another model.
+    """
+    require(read_config(path).get("plugins", {}), str(path))
+    copy_weights(model, read_tensors(path / "model.safetensors"), str(path))
+    restore_state(optimizer, read_tensors(path / "state.safetensors"))

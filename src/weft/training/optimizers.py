@@ -1,0 +1,135 @@
+"""Optimizers: how a step follows from a gradient."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat
+from torch import nn
+
+from weft.config import Part, Section
+from weft.errors import WeftError
+
+
+class Group(Section):
+    """Parameters that are treated differently."""
+
+    paths: tuple[str, ...]
+    """patterns of parameter paths, such as "*norm*" or "decoder.blocks.0.*"; a later group wins"""
+    weight_decay: NonNegativeFloat | None = None
+    """the optimizer's unless given"""
+    learning_rate: NonNegativeFloat | None = None
+    """the optimizer's unless given; the schedule multiplies both"""
+
+
+class Optimizer(Part, slot="optimizer", default="adamw"):
+    """How a step follows from a gradient."""
+
+    learning_rate: PositiveFloat = 1e-3
+    """the largest step size, which the schedule multiplies"""
+    weight_decay: NonNegativeFloat = 0.0
+    """pull towards zero, times the learning rate; of matrices only, unless a group says otherwise"""
+    groups: tuple[Group, ...] = ()
+    """parameters with options of their own"""
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of a model's parameters.
+
+        Raises WeftError when a group's pattern fits no parameter.
+        """
+        return self.make(self.parameter_groups(model.named_parameters()))
+
+    def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The torch optimizer over groups of parameters."""
+        raise NotImplementedError
+
+    def parameter_groups(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
+        """Parameters by what applies to them; each group remembers its paths and its base learning rate."""
+        named = [(path, parameter) for path, parameter in parameters if parameter.requires_grad]
+        for group in self.groups:
+            for pattern in group.paths:
+                if not any(fnmatch.fnmatchcase(path, pattern) for path, _ in named):
+                    raise WeftError(f"optimizer.groups: {pattern!r} fits no parameter; paths look like {named[0][0]!r}")
+        gathered: dict[tuple[float, float], dict[str, Any]] = {}
+        for path, parameter in named:
+            decay, rate = (self.weight_decay if parameter.ndim >= 2 else 0.0), self.learning_rate
+            for group in self.groups:
+                if any(fnmatch.fnmatchcase(path, pattern) for pattern in group.paths):
+                    decay = decay if group.weight_decay is None else group.weight_decay
+                    rate = rate if group.learning_rate is None else group.learning_rate
+            entry = gathered.setdefault(
+                (decay, rate), {"params": [], "paths": [], "weight_decay": decay, "lr": rate, "base_lr": rate}
+            )
+            entry["params"].append(parameter)
+            entry["paths"].append(path)
+        return list(gathered.values())
+
+
+class AdamW(Optimizer, kind="adamw"):
+    """Adam with decoupled weight decay (Kingma and Ba 2015; Loshchilov and Hutter 2019, algorithm 2)."""
+
+    weight_decay: NonNegativeFloat = 0.1
+    """pull towards zero, times the learning rate; of matrices only, unless a group says otherwise"""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """memory of the gradient's mean"""
+    beta2: float = Field(0.95, ge=0, lt=1)
+    """memory of the gradient's mean square"""
+    epsilon: PositiveFloat = 1e-8
+    """added to the root of the mean square"""
+
+    def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """torch's fused AdamW."""
+        betas = (self.beta1, self.beta2)
+        return torch.optim.AdamW(groups, lr=self.learning_rate, betas=betas, eps=self.epsilon, fused=True)
+
+
+class Sgd(Optimizer, kind="sgd"):
+    """Stochastic gradient descent with momentum (Polyak 1964; Sutskever et al. 2013)."""
+
+    learning_rate: PositiveFloat = 0.1
+    """the largest step size, which the schedule multiplies"""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """memory of past gradients"""
+    nesterov: bool = False
+    """look ahead along the momentum"""
+
+    def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """torch's SGD."""
+        nesterov = self.nesterov and self.momentum > 0
+        return torch.optim.SGD(groups, lr=self.learning_rate, momentum=self.momentum, nesterov=nesterov)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Every group's learning rate: its own times the schedule's factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+def state_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimizer's memory by parameter path: `decoder.norm.weight/exp_avg`."""
+    tensors = {}
+    for group in optimizer.param_groups:
+        for path, parameter in zip(group["paths"], group["params"], strict=True):
+            for name, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"{path}/{name}"] = value
+    return tensors
+
+
+def restore_state(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """Give the optimizer back the memory that `state_tensors` took.
+
+    Raises WeftError when it belongs to other parameters.
+    """
+    known = {path: parameter for group in optimizer.param_groups
+             for path, parameter in zip(group["paths"], group["params"], strict=True)}  # fmt: skip
+    for key, value in tensors.items():
+        path, _, name = key.rpartition("/")
+        if path not in known:
+            raise WeftError(f"the optimizer's state is of another model: it has {path}, the model does not")
+        parameter = known[path]
+        keep = value.to(parameter.device) if value.ndim else value.clone()
+        optimizer.state[parameter][name] = keep.clone()

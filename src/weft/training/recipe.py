@@ -1,0 +1,125 @@
+"""Recipe: model, data, objective, optimizer, schedule, budget and seed; becomes a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+
+from weft.config import EXECUTION, Override, Section, Slot, load, unknown_name, yaml
+from weft.config.plugins import load_plugins
+from weft.data.config import DataConfig
+from weft.errors import WeftError
+from weft.models.config import ModelConfig
+from weft.objectives import Causal, Objective
+from weft.training.budget import Budget
+from weft.training.optimizers import AdamW, Optimizer
+from weft.training.schedules import Schedule, WarmupStableDecay
+
+
+class Train(Section):
+    """How long, in what portions, and how it is watched."""
+
+    budget: str = "450 steps"
+    """how long: an amount of steps, tokens, epochs, flops or minutes"""
+    batch_tokens: PositiveInt = 2048
+    """tokens a step"""
+    clip: PositiveFloat | None = 1.0
+    """longest gradient (its norm over all parameters); longer ones are shortened"""
+    seed: int = Field(0, ge=0)
+    """what all random streams derive from"""
+    evaluate_every: PositiveInt | None = None
+    """steps between two validations; a tenth of the budget unless given"""
+    evaluate_tokens: PositiveInt = 16_384
+    """validation tokens that each of these looks at, always the same ones; the last validation sees all"""
+    sample_tokens: Annotated[int, EXECUTION] = Field(96, ge=0)
+    """length of the sample that is written at each validation"""
+    sample_prompt: Annotated[str, EXECUTION] = ""
+    """what the samples go on from"""
+    log_every: Annotated[PositiveInt | None, EXECUTION] = None
+    """steps between two lines of the log; a hundredth of the budget unless given"""
+    checkpoint_every: Annotated[PositiveInt | None, EXECUTION] = None
+    """steps between two checkpoints; as evaluate_every unless given"""
+    keep_checkpoints: Annotated[PositiveInt, EXECUTION] = 2
+    """newest checkpoints that are kept beside the best one"""
+    micro_batch: Annotated[PositiveInt | None, EXECUTION] = None
+    """rows that are computed at a time; all of a step's unless given"""
+    device: Annotated[str, EXECUTION] = "auto"
+    """cpu, cuda, cuda:1, mps, or auto"""
+    precision: Annotated[Literal["auto", "fp32", "bf16"], EXECUTION] = "auto"
+    """what activations are computed in; parameters and optimizer state are fp32"""
+    threads: Annotated[PositiveInt | None, EXECUTION] = None
+    """CPU threads; physical cores unless given"""
+
+    @field_validator("budget")
+    @classmethod
+    def _readable(cls, text: str) -> str:
+        Budget.read(text)
+        return text
+
+
+class Recipe(Section):
+    """Everything that one run is."""
+
+    name: Annotated[str, EXECUTION] = "run"
+    """what the run folder is called"""
+    plugins: tuple[str, ...] = ()
+    """Python files with parts of your own, relative to the recipe"""
+    model: Slot[ModelConfig]
+    """which parts, how large"""
+    data: DataConfig = DataConfig()
+    """what is read, and how it is cut into batches"""
+    objective: Slot[Objective] = Causal()
+    """what is learned"""
+    optimizer: Slot[Optimizer] = AdamW()
+    """how a step follows from a gradient"""
+    schedule: Slot[Schedule] = WarmupStableDecay()
+    """the learning rate over the run"""
+    train: Train = Train()
+    """how long, in what portions, and how it is watched"""
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not name or name in (".", "..") or any(character in name for character in '/\\:*?"<>|'):
+            raise ValueError("should be a plain folder name")
+        return name
+
+
+def recipes() -> dict[str, str]:
+    """The bundled recipes: name and first comment line."""
+    folder = resources.files("weft.training") / "recipes"
+    found = sorted(item.name for item in folder.iterdir() if item.name.endswith(".yaml"))
+    texts = {name.removesuffix(".yaml"): (folder / name).read_text(encoding="utf-8") for name in found}
+    return {name: text.partition("\n")[0].lstrip("# ") for name, text in texts.items()}
+
+
+def read_recipe(source: str | Path) -> tuple[dict[str, Any], Path]:
+    """A recipe as written, and the folder that its plugins are relative to: a file, or the name of a bundled one.
+
+    Raises WeftError when there is none.
+    """
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return yaml.read(path), path.parent
+    if str(source) in recipes():
+        text = (resources.files("weft.training") / "recipes" / f"{source}.yaml").read_text(encoding="utf-8")
+        return dict(yaml.parse(text, f"recipe {source}")), Path()
+    raise WeftError(f"{unknown_name('recipe', str(source), recipes())}; or name a .yaml file or a run folder")
+
+
+def load_recipe(
+    raw: dict[str, Any], base: Path, overrides: Iterable[str | Override] = (), notes: list[str] | None = None
+) -> tuple[Recipe, dict[str, str]]:
+    """The checked recipe, and the plugins that it loaded with their hashes.
+
+    Raises ConfigError with every problem, a line each.
+    """
+    names = raw.get("plugins") or ()
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise WeftError(f"plugins = {names!r}: should be a list of Python files")
+    loaded = load_plugins(names, base)
+    return load(Recipe, raw, overrides, notes), loaded

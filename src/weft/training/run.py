@@ -1,0 +1,305 @@
+"""A run from its first step to its report: `train` makes a new one or goes on with one that exists."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from weft.config import apply, load
+from weft.config.plugins import load_plugins, require
+from weft.device import peak_flops
+from weft.errors import WeftError
+from weft.evaluation.language import LanguageResult, evaluate_language
+from weft.generation.generate import generate
+from weft.hub.names import load as load_model
+from weft.models.transformer import Transformer
+from weft.report.terminal import console as make_console
+from weft.runs.atomic import disk_errors, new_folder
+from weft.runs.folder import RunFolder, free_name
+from weft.text.tokenizers import Tokenizer
+from weft.training.budget import Budget
+from weft.training.checkpoints import newest, prune, restore, save_checkpoint
+from weft.training.interrupts import Interrupts
+from weft.training.loop import OnStep, Training
+from weft.training.progress import Progress
+from weft.training.recipe import Recipe, load_recipe, read_recipe
+from weft.training.report import write_report
+from weft.training.setup import Prepared, changed, make_training, manifest_of, new_training, prepare_run
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that was trained."""
+
+    folder: Path
+    finished: bool
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of its log."""
+        return list(RunFolder.open(self.folder).log)
+
+    def load(self) -> tuple[Transformer, Tokenizer]:
+        """The trained model and its tokenizer."""
+        return load_model(self.folder)
+
+
+def train(
+    recipe: str | Path | dict[str, Any],
+    *overrides: str,
+    name: str | None = None,
+    runs: str | Path = "runs",
+    plugins: Iterable[str] = (),
+    on_step: OnStep | None = None,
+    console: Console | None = None,
+) -> Run:
+    """Train a recipe (a file, a bundled one's name, or a mapping) in a new run folder, or go on with a run's folder.
+
+    `on_step(step, values)` is called after each step. Raises WeftError, with nothing written, when something is wrong
+    with what was asked.
+    """
+    console = console or make_console()
+    load_plugins(plugins, Path())
+    if isinstance(recipe, str | Path) and Path(recipe).is_dir():
+        return _go_on(RunFolder.open(Path(recipe)), list(overrides), on_step, console)
+    raw, base = (recipe, Path()) if isinstance(recipe, dict) else read_recipe(recipe)
+    notes: list[str] = []
+    checked, loaded = load_recipe(raw, base, overrides, notes)
+    path = Path(runs) / name if name else free_name(Path(runs), checked.name)
+    if path.exists():
+        raise WeftError(f"{path}: exists already; go on with it (weft train {path}) or choose another --name")
+    for note in notes:
+        console.print(note, highlight=False)
+    prepared = prepare_run(checked, console)
+    training = new_training(prepared, console)
+    command = " ".join(["weft train", str(recipe) if not isinstance(recipe, dict) else "{...}", *overrides])
+    asked, _ = apply(Recipe, raw, overrides)
+    copies = {f"plugins/{Path(plugin).name}": base / plugin for plugin in loaded}
+    if copies:
+        asked["plugins"] = list(copies)
+        bound = prepared.recipe.model_copy(update={"plugins": tuple(copies)})
+        prepared = replace(prepared, recipe=bound)
+        loaded = dict(zip(copies, loaded.values(), strict=True))
+    manifest = manifest_of(prepared, training, loaded, command)
+    resolved = prepared.recipe.model_dump(mode="json")
+    run = RunFolder.create(path, asked, resolved, manifest, copies)
+    return Runner(run, prepared, training, on_step, console).run()
+
+
+def _go_on(run: RunFolder, overrides: list[str], on_step: OnStep | None, console: Console) -> Run:
+    """Continue a run from its newest good checkpoint; a finished one is left as it is."""
+    manifest = run.manifest()
+    require(manifest.get("plugins", {}), f"{run.path}")
+    resolved = run.resolved()
+    semantic_ones = changed(resolved, overrides)
+    if semantic_ones:
+        raise WeftError(
+            f"{', '.join(semantic_ones)}: would make it another run; {run.path} goes on as it began"
+            f" (for a new run: weft train {run.path / 'recipe.yaml'} {' '.join(semantic_ones)})"
+        )
+    if manifest.get("status") == "finished":
+        console.print(
+            f"{run.path} is finished after {manifest['budget']['steps']} steps; nothing to do", highlight=False
+        )
+        return Run(run.path, True)
+    run.clean()
+    recipe = load(Recipe, resolved, overrides)
+    prepared = prepare_run(recipe, console)
+    if prepared.data.fingerprint != manifest["data"]["fingerprint"]:
+        raise WeftError(
+            f"{run.path}: the data of this run have changed since it began (data.source: {manifest['data']['source']});"
+            f" bring them back, or start a new run: weft train {run.path / 'recipe.yaml'}"
+        )
+    differing = [key for key, value in prepared.environment.items() if manifest["environment"].get(key) != value]
+    if differing:
+        console.print(
+            f"resumed under other {', '.join(differing)}: not promised to be equal bit by bit", highlight=False
+        )
+    training = make_training(prepared)
+    training.total = manifest["budget"]["steps"]
+    seconds, best = _restore(run, training, console)
+    resumes = [*manifest.get("resumes", []), {"step": training.step, "differing": differing}]
+    run.update_manifest(status="running", resumes=resumes, best=best)
+    return Runner(run, prepared, training, on_step, console, seconds, best).run()
+
+
+def _restore(run: RunFolder, training: Training, console: Console) -> tuple[float, dict[str, Any] | None]:
+    """Bring training and log back to the newest good checkpoint, or to step 0; returns seconds spent and the best."""
+    for path, state, problem in newest(run):
+        if state is None:
+            console.print(f"{path.name} is damaged ({problem}); going back to the one before", highlight=False)
+            continue
+        restore(path, training.model, training.optimizer)
+        training.restore(state)
+        run.log.cut(training.step)
+        console.print(f"{run.path}: going on from step {training.step} of {training.total}", highlight=False)
+        return state["seconds"], state["best"]
+    run.log.cut(-1)
+    console.print(f"{run.path}: no checkpoint yet, beginning at step 0", highlight=False)
+    return 0.0, None
+
+
+class Runner:
+    """Takes a training to its end: steps, and at their times log lines, validations, samples, checkpoints."""
+
+    def __init__(
+        self,
+        run: RunFolder,
+        prepared: Prepared,
+        training: Training,
+        on_step: OnStep | None,
+        console: Console,
+        seconds: float = 0.0,
+        best: dict[str, Any] | None = None,
+    ) -> None:
+        self.folder, self.prepared, self.training = run, prepared, training
+        self.on_step, self.console, self.best = on_step, console, best
+        options, total = prepared.recipe.train, training.total
+        self.evaluate_every = options.evaluate_every or max(1, total // 10)
+        self.log_every = options.log_every or max(1, total // 100)
+        self.checkpoint_every = options.checkpoint_every or self.evaluate_every
+        self.peak = peak_flops(prepared.machine.device, prepared.machine.precision)
+        self.began = time.monotonic() - seconds
+        budget = Budget.read(options.budget)
+        self.deadline = self.began + budget.amount * 60 if budget.unit == "minutes" else None
+        self.stepping, self.stepped = 0.0, 0  # seconds and tokens of training steps since the last line of the log
+
+    def run(self) -> Run:
+        """Train to the end, or until somebody asks to stop; a folder that can go on is left in either case."""
+        training = self.training
+        with Interrupts() as interrupts, Progress(self.console, training.total, training.step) as progress:
+            if training.step == 0:
+                self._say_start(progress)
+                self._validate(progress)
+            while training.step < training.total and not interrupts.requested and not self._out_of_time():
+                self._step(progress)
+            stopped = training.step < training.total and not self._out_of_time()
+            if stopped:
+                self._save()
+        if stopped:
+            self.folder.update_manifest(status="interrupted")
+            self.console.print(f"stopped at step {training.step} of {training.total}; go on with:", highlight=False)
+            self.console.print(f"  weft train {self.folder.path}", highlight=False)
+            return Run(self.folder.path, False)
+        self._finish()
+        return Run(self.folder.path, True)
+
+    def _say_start(self, progress: Progress) -> None:
+        training = self.training
+        parameters = self.folder.manifest()["model"]["parameters"]
+        progress.say(
+            f"{self.folder.path}: {parameters:,} parameters, {training.total} steps of {training.tokens_per_step:,}"
+            f" tokens, {self.prepared.machine.why}"
+        )
+
+    def _out_of_time(self) -> bool:
+        return self.deadline is not None and time.monotonic() > self.deadline
+
+    def _step(self, progress: Progress) -> None:
+        training, step = self.training, self.training.step + 1
+        logging = step % self.log_every == 0 or step == training.total
+        started = time.monotonic()
+        values = training.advance(layers=logging and (step // self.log_every) % 4 == 0)
+        self.stepping += time.monotonic() - started
+        self.stepped += training.tokens_per_step
+        rate = self.stepped / self.stepping
+        share = rate * training.flops_per_token / self.peak
+        progress.step(step, values["loss"], rate, share)
+        if logging:
+            shown = {"layers": values["layers"]} if "layers" in values else {}
+            self._log("train", {**training.drain(), **shown}, tokens_per_second=rate, peak_share=share)
+            self.stepping, self.stepped = 0.0, 0
+        if step % self.evaluate_every == 0 or step == training.total:
+            self._validate(progress)
+            self._sample()
+        if step % self.checkpoint_every == 0 or step == training.total:
+            self._save()
+        if self.on_step is not None:
+            self.on_step(step, values)
+
+    def _log(self, split: str, values: dict[str, Any], **clock: float) -> None:
+        seconds = time.monotonic() - self.began
+        self.folder.log.append(self.training.step, self.training.tokens, seconds, split, values, **clock)
+
+    def _validate(self, progress: Progress) -> None:
+        """A fixed part of the validation text, in windows that do not overlap."""
+        training = self.training
+        limit = self.prepared.recipe.train.evaluate_tokens
+        result = evaluate_language(
+            training.model, self.prepared.data.validation, training.length, training.length, limit
+        )
+        self._log("validation", result.values())
+        progress.validated(result.bits_per_byte)
+
+    def _sample(self) -> None:
+        options, training = self.prepared.recipe.train, self.training
+        if options.sample_tokens:
+            text = generate(
+                training.model,
+                self.prepared.data.tokenizer,
+                options.sample_prompt,
+                max_tokens=options.sample_tokens,
+                temperature=0.8,
+                seed=options.seed,
+            )
+            self._log("sample", {"prompt": options.sample_prompt, "text": text, "temperature": 0.8})
+
+    def _save(self) -> None:
+        """A checkpoint, the log synced before it; older ones go, but for the best."""
+        self.folder.log.sync()
+        training = self.training
+        measured = self.folder.log.last("validation")
+        path = self.folder.checkpoint(training.step)
+        if measured and measured["step"] == training.step and "final" not in measured["values"]:
+            bits = measured["values"]["bits_per_byte"]
+            if self.best is None or bits < self.best["bits_per_byte"]:
+                self.best = {"checkpoint": path.name, "bits_per_byte": bits}
+        state = {**training.state(), "seconds": time.monotonic() - self.began, "best": self.best}
+        about = {"objective": self.prepared.recipe.objective.dump(), "plugins": self.folder.manifest()["plugins"]}
+        save_checkpoint(self.folder, training.model, self.prepared.data.tokenizer, training.optimizer, state, about)
+        self.folder.update_manifest(best=self.best)
+        prune(self.folder, self.prepared.recipe.train.keep_checkpoints, self.best and self.best["checkpoint"])
+
+    def _finish(self) -> None:
+        """The whole validation text with overlapping windows, a prediction for each document, the report."""
+        training, data = self.training, self.prepared.data
+        if training.step < training.total:
+            self.console.print(f"out of time at step {training.step} of {training.total}", highlight=False)
+            self.folder.update_manifest(budget={**self.folder.manifest()["budget"], "stopped": training.step})
+            self._save()
+        with self.console.status("measuring the whole validation text"):
+            result = evaluate_language(training.model, data.validation, training.length, training.length // 2)
+        measured = self.folder.log.last("validation")
+        if measured is None or not measured["values"].get("final"):  # a kill may have come after it was written
+            self._log("validation", {**result.values(), "final": True})
+        self.folder.log.sync()
+        _write_predictions(self.folder.path / "predictions", result, data.validation.ids)
+        self.folder.update_manifest(status="finished", seconds=round(time.monotonic() - self.began, 1))
+        write_report([self.folder.path])
+        self._say_end(result)
+
+    def _say_end(self, result: LanguageResult) -> None:
+        beside = self.prepared.data.report.get("baselines", {}).get("xz")
+        compared = f" (xz -9e with the training text: {beside['bits_per_byte']:.3f})" if beside else ""
+        self.console.print(
+            f"{result.bits_per_byte:.3f} bits per byte over {result.tokens:,} validation tokens, window"
+            f" {result.window}, stride {result.stride}{compared}",
+            highlight=False,
+        )
+        self.console.print(f"report: {self.folder.path / 'report.html'}", highlight=False)
+
+
+def _write_predictions(folder: Path, result: LanguageResult, ids: list[str]) -> None:
+    """One line a document: its stable id and its nats."""
+    lines = (
+        json.dumps({"id": name, "nats": nats}, ensure_ascii=False)
+        for name, nats in zip(ids, result.nats_by_document.tolist(), strict=True)
+    )
+    with new_folder(folder) as temporary, disk_errors(folder):
+        (temporary / "validation.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")

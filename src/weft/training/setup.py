@@ -1,0 +1,145 @@
+"""From a recipe to a `Training` that is ready to go: data, model, machine, number of steps, and what to write down."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from rich.console import Console
+
+import weft
+from weft import device
+from weft.config import load, semantic
+from weft.data.config import prepare
+from weft.data.shards import PreparedData
+from weft.errors import WeftError
+from weft.models.cost import parameter_count
+from weft.runs import fingerprints
+from weft.training.budget import Budget
+from weft.training.loop import Training, timed_steps
+from weft.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run needs before its first step."""
+
+    recipe: Recipe
+    data: PreparedData
+    machine: device.Machine
+    environment: dict[str, Any]
+    """What bitwise equality depends on."""
+
+
+def prepare_run(recipe: Recipe, console: Console) -> Prepared:
+    """Data and machine of a recipe; the model's declaration with what the data bind.
+
+    Raises WeftError when the parts do not fit together, before any work on the data where that can be known.
+    """
+    machine = device.choose(recipe.train.device, recipe.train.precision)
+    threads = device.set_threads(recipe.train.threads)
+    _deterministic()
+    model = recipe.model
+    missing = {name: head for name, head in recipe.objective.heads().items() if name not in model.heads}
+    if missing:
+        console.print(f"heads added for the objective {recipe.objective.kind}: {', '.join(missing)}", highlight=False)
+        model = model.model_copy(update={"heads": {**model.heads, **missing}})
+    length = model.max_length
+    if recipe.train.batch_tokens < length:
+        raise WeftError(
+            f"train.batch_tokens = {recipe.train.batch_tokens} is less than one row of tokens, model.max_length = {length}"
+        )
+    data = prepare(recipe.data, length, recipe.objective.special_tokens, console)
+    bound = recipe.model_copy(update={"model": model.bind(data.tokenizer.vocab_size)})
+    return Prepared(bound, data, machine, environment(machine, threads))
+
+
+def environment(machine: device.Machine, threads: int) -> dict[str, Any]:
+    """What must be the same for two runs to be equal bit by bit."""
+    versions = {name: version(name) for name in ("torch", "numpy", "tokenizers")}
+    return {
+        "versions": {"weft": weft.__version__, "python": platform.python_version(), **versions},
+        "code": fingerprints.of_code(),
+        "processor": device.about()["processor"],
+        "device": machine.device,
+        "precision": machine.precision,
+        "threads": threads,
+    }
+
+
+def _deterministic() -> None:
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, and weft reads no uninitialised memory
+
+
+def new_training(prepared: Prepared, console: Console) -> Training:
+    """A training at its first step, its budget turned into a number of steps."""
+    recipe = prepared.recipe
+    training = make_training(prepared)
+    budget = Budget.read(recipe.train.budget)
+    steps = budget.steps(training.tokens_per_step, prepared.data.train.tokens, training.flops_per_token)
+    if steps is None:
+        seconds = timed_steps(training, 6)
+        training = make_training(prepared)  # the probe moved the weights
+        # validations, samples and checkpoints take their part too
+        steps = max(1, int(budget.amount * 60 / seconds * 0.92))
+        console.print(
+            f"budget: {recipe.train.budget} at {seconds:.3f} s a step (timed) = {steps} steps", highlight=False
+        )
+    training.total = steps
+    return training
+
+
+def make_training(prepared: Prepared) -> Training:
+    """A training at step 0, without a number of steps."""
+    return Training(prepared.recipe, prepared.recipe.model, prepared.data, prepared.machine)
+
+
+def manifest_of(prepared: Prepared, training: Training, plugins: dict[str, str], command: str) -> dict[str, Any]:
+    """What a run writes down of its surroundings."""
+    recipe, data = prepared.recipe, prepared.data
+    identity = {
+        "recipe": semantic(recipe),
+        "data": data.fingerprint,
+        "code": prepared.environment["code"],
+        "seed": recipe.train.seed,
+    }
+    peak = device.peak_flops(prepared.machine.device, prepared.machine.precision)
+    machine = {**device.about(), "device": prepared.machine.device, "precision": prepared.machine.precision}
+    return {
+        "weft": weft.__version__,
+        "name": recipe.name,
+        "status": "running",
+        "command": command,
+        "identity": fingerprints.of_data(identity),
+        "seed": recipe.train.seed,
+        "environment": prepared.environment,
+        "machine": {**machine, "threads": prepared.environment["threads"], "peak_gflops": round(peak / 1e9, 1)},
+        "versions": prepared.environment["versions"],
+        "code": prepared.environment["code"],
+        "plugins": plugins,
+        "parent": None,
+        "model": {
+            "kind": recipe.model.kind,
+            "parameters": parameter_count(training.model),
+            "flops_per_token": training.flops_per_token,
+            "max_length": training.length,
+        },
+        "budget": {
+            "asked": recipe.train.budget,
+            "steps": training.total,
+            "tokens": training.total * training.tokens_per_step,
+        },
+        "data": data.report,
+    }
+
+
+def changed(resolved: dict[str, Any], overrides: list[str]) -> list[str]:
+    """The overrides that would make another run of a resolved recipe."""
+    before = semantic(load(Recipe, resolved))
+    return [text for text in overrides if semantic(load(Recipe, resolved, [text])) != before]
