@@ -37,6 +37,15 @@ class Section(BaseModel):
         """What a short form in this place stands for, as a mapping; anything else unchanged."""
         return raw
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """pydantic's, but defaults as a file would say them: parts with their kinds."""
+        body = handler.resolve_ref_schema(handler(schema))
+        for name, field in cls.model_fields.items():
+            if not field.is_required():
+                body["properties"][name]["default"] = _written(field.get_default(call_default_factory=True))
+        return body
+
 
 class Part(Section):
     """A declaration that stands in a slot: its options, and how to build what they describe."""
@@ -83,6 +92,13 @@ class Part(Section):
         return {"enum": sorted(cls.kinds)}
 
     @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        body = super().__get_pydantic_json_schema__(schema, handler)
+        properties = {"kind": {"const": cls.kind}, **cls.extra_options, **body.get("properties", {})}
+        required = [*([] if cls.kind == cls.default else ["kind"]), *body.get("required", [])]
+        return {**body, "title": f"{cls.slot}: {cls.kind}", "properties": properties, "required": required}
+
+    @classmethod
     def choose(cls, raw: Any) -> Self:
         """The part that `raw` (a part, a kind's name, or a mapping) stands for, validated by its own class."""
         if isinstance(raw, cls):
@@ -116,16 +132,28 @@ class _SlotMarker:
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         base: type[Part] = schema["metadata"]["slot"]
         choices: list[dict[str, Any]] = [{**base.short_schema(), "description": f"{base.slot}, by kind"}]
-        for kind, part in sorted(base.kinds.items()):
-            body = handler.resolve_ref_schema(handler(part.__pydantic_core_schema__))
-            properties = {"kind": {"const": kind}, **base.extra_options, **body.get("properties", {})}
-            required = [*([] if kind == base.default else ["kind"]), *body.get("required", [])]
-            choices.append({**body, "title": kind, "properties": properties, "required": required})
+        for _, part in sorted(base.kinds.items()):
+            choices.append(part.__get_pydantic_json_schema__(part.__pydantic_core_schema__, handler))
         return {"anyOf": choices}
 
 
 T = TypeVar("T")
 Slot = Annotated[T, _SlotMarker()]
+
+
+def _written(value: Any) -> Any:
+    """`value` as a file would say it: a part by its kind alone where its options are their defaults."""
+    if isinstance(value, Part):
+        fields = type(value).model_fields.items()
+        changed = {name: getattr(value, name) for name, field in fields if getattr(value, name) != field.get_default()}
+        return {"kind": value.kind, **_written(changed)} if changed else value.kind
+    if isinstance(value, Section):
+        return {name: _written(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, Mapping):
+        return {str(name): _written(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_written(item) for item in value]
+    return value
 
 
 def unknown_name(what: str, name: object, known: Iterable[str]) -> str:

@@ -39,7 +39,7 @@ class LanguageResult:
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits a byte of the text that the tokens stand for."""
+        """Bits a byte of the text that the tokens stand for; not a number where the tokens lost some of it."""
         return self.nats / math.log(2) / self.bytes
 
     def values(self) -> dict[str, float | int | bool]:
@@ -79,7 +79,7 @@ def evaluate_language(
             inputs = torch.from_numpy(batch.tokens_BT).to(device)
             targets = torch.from_numpy(batch.targets_BT).to(device)
             output = model(Inputs(tokens_BT=inputs))
-            losses = model.heads["lm"].losses(output.x_BTD, targets).double().cpu().numpy()
+            losses = model.head("lm").losses(output.x_BTD, targets).double().cpu().numpy()
             wanted = batch.targets_BT != IGNORE
             np.add.at(by_document, batch.document_BT[wanted], losses[wanted])
             nats, tokens = nats + float(losses[wanted].sum()), tokens + int(wanted.sum())
@@ -87,6 +87,5 @@ def evaluate_language(
                 progress(tokens, total)
     model.train(was_training)
     whole = tokens == split.tokens
-    # of a part, the bytes that its tokens stand for are the split's average
-    covered = split.bytes if whole else split.bytes * tokens / split.tokens
+    covered = split.bytes_until(tokens) if split.lossless else math.nan
     return LanguageResult(nats, tokens, covered, window, stride, whole, by_document)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar
@@ -73,6 +74,13 @@ class ModelConfig(Part, slot="model", default="transformer"):
 
     extra_options: ClassVar[dict[str, Any]] = {"preset": {"type": "string", "description": "a bundled model to change"}}
 
+    max_length: PositiveInt = 256
+    """positions T that the model is trained for"""
+    vocab_size: PositiveInt | None = None
+    """number of tokens V; the tokenizer's, filled in from the data"""
+    heads: dict[str, Slot[Head]] = {"lm": Lm()}
+    """what is read from the last vectors, by name"""
+
     @classmethod
     def load(cls, source: ModelConfig | dict[str, Any] | str | Path, *overrides: str | Override) -> ModelConfig:
         """From a preset's name, a YAML file, or a mapping; then the overrides.
@@ -102,8 +110,20 @@ class ModelConfig(Part, slot="model", default="transformer"):
         return {"enum": sorted(cls.kinds) + presets()}
 
     def bind(self, vocab_size: int) -> ModelConfig:
-        """The same with what only the data know filled in."""
-        raise NotImplementedError
+        """The same with the tokenizer's vocabulary.
+
+        Raises WeftError when the declaration says another size that does not hold it.
+        """
+        if self.vocab_size is not None and self.vocab_size < vocab_size:
+            raise WeftError(
+                f"model.vocab_size = {self.vocab_size} is less than the tokenizer's {vocab_size} tokens;"
+                " leave it out, and it is filled in"
+            )
+        return self.model_copy(update={"vocab_size": self.vocab_size or vocab_size})
+
+    def with_heads(self, heads: Mapping[str, Head]) -> ModelConfig:
+        """The same with heads that it may lack."""
+        return self.model_copy(update={"heads": {**heads, **self.heads}})
 
     def build(self) -> nn.Module:
         """The model, on the current default device; `weft.build` gives it its starting values too."""
@@ -115,10 +135,6 @@ class TransformerConfig(ModelConfig, kind="transformer"):
 
     d_model: PositiveInt = 256
     """width D of the residual stream"""
-    max_length: PositiveInt = 256
-    """positions T that the model is trained for"""
-    vocab_size: PositiveInt | None = None
-    """number of tokens V; the tokenizer's, filled in from the data"""
     dropout: float = Field(0.0, ge=0, lt=1)
     """share of the embedding and of every residual branch that is dropped in training"""
     init_std: PositiveFloat = 0.02
@@ -127,20 +143,6 @@ class TransformerConfig(ModelConfig, kind="transformer"):
     """where a sequence enters"""
     decoder: StackConfig = StackConfig(n_layers=4)
     """a stack in which a position sees itself and what came before"""
-    heads: dict[str, Slot[Head]] = {"lm": Lm()}
-    """what is read from the last vectors, by name"""
-
-    def bind(self, vocab_size: int) -> ModelConfig:
-        """The same with the tokenizer's vocabulary.
-
-        Raises WeftError when the declaration says another size that does not hold it.
-        """
-        if self.vocab_size is not None and self.vocab_size < vocab_size:
-            raise WeftError(
-                f"model.vocab_size = {self.vocab_size} is less than the tokenizer's {vocab_size} tokens;"
-                " leave it out, and it is filled in"
-            )
-        return self.model_copy(update={"vocab_size": self.vocab_size or vocab_size})
 
     def dims(self) -> Dims:
         """What the parts may know of each other.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -150,6 +151,15 @@ class Transformer(Module):
     def limit(self) -> int | None:
         """The longest sequence that the positions can number, or None."""
         return self.decoder.limit()
+
+    def head(self, name: str) -> Any:
+        """The head of that name.
+
+        Raises WeftError when the model has none.
+        """
+        if name not in self.heads:
+            raise WeftError(f"the model has no head {name!r} (it has: {', '.join(self.heads)})")
+        return self.heads[name]
 
     def tie(self) -> None:
         """Make shared parameters one again, after `materialize` gave each place its own memory."""

@@ -103,7 +103,13 @@ class DotProductAttention(Module):
         self.mask = options.mask.build(dims)
         self.positions = positions
         # layers with positions of their own hold the scheme; the others use the stack's
-        self.scheme: PositionScheme | None = options.positions.build(dims) if options.positions else None
+        own = options.positions
+        self.scheme: PositionScheme | None = own.build(dims) if own else None
+        if own and isinstance(self.scheme, PositionScheme) and type(self.scheme).embed is not PositionScheme.embed:
+            raise WeftError(
+                f"attention.positions: {own.kind} positions enter where a stack begins, not in a layer;"
+                " give them to the stack"
+            )
         start = Normal(dims.init_std)
         self.query = Linear(dims.d_model, self.n_heads * self.width, start, bias=options.bias)
         self.key = Linear(dims.d_model, self.n_kv_heads * self.width, start, bias=options.bias)

@@ -39,4 +39,4 @@ class Causal(Objective, kind="causal"):
 
     def terms(self, model: Transformer, batch: Batch) -> Terms:
         output = model(batch.inputs)
-        return {"loss": model.heads["lm"].loss(output.x_BTD, batch.targets_BT), **output.terms}
+        return {"loss": model.head("lm").loss(output.x_BTD, batch.targets_BT), **output.terms}

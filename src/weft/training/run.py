@@ -264,7 +264,7 @@ class Runner:
         about = {"objective": self.prepared.recipe.objective.dump(), "plugins": self.folder.manifest()["plugins"]}
         save_checkpoint(self.folder, training.model, self.prepared.data.tokenizer, training.optimizer, state, about)
         self.folder.update_manifest(best=self.best)
-        prune(self.folder, self.prepared.recipe.train.keep_checkpoints, self.best and self.best["checkpoint"])
+        prune(self.folder, self.prepared.recipe.train.keep_checkpoints, self.best["checkpoint"] if self.best else None)
 
     def _finish(self) -> None:
         """The whole validation text with overlapping windows, a prediction for each document, the report."""

@@ -43,11 +43,11 @@ def prepare_run(recipe: Recipe, console: Console) -> Prepared:
     machine = device.choose(recipe.train.device, recipe.train.precision)
     threads = device.set_threads(recipe.train.threads)
     _deterministic()
-    model = recipe.model
-    missing = {name: head for name, head in recipe.objective.heads().items() if name not in model.heads}
+    needed = recipe.objective.heads()
+    missing = [name for name in needed if name not in recipe.model.heads]
     if missing:
         console.print(f"heads added for the objective {recipe.objective.kind}: {', '.join(missing)}", highlight=False)
-        model = model.model_copy(update={"heads": {**model.heads, **missing}})
+    model = recipe.model.with_heads(needed)
     length = model.max_length
     if recipe.train.batch_tokens < length:
         raise WeftError(
@@ -74,7 +74,7 @@ def environment(machine: device.Machine, threads: int) -> dict[str, Any]:
 def _deterministic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, and weft reads no uninitialised memory
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, and weft reads no uninitialised memory
 
 
 def new_training(prepared: Prepared, console: Console) -> Training:

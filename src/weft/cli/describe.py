@@ -1,0 +1,49 @@
+"""`weft describe`: what a model is and takes, before it is made."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="a preset, a YAML file, a run or a model folder")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="path=value, such as decoder.n_layers=2")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="texts at a time, for the memory")] = 8,
+    length: Annotated[int | None, typer.Option(min=1, help="tokens a text; max_length unless given")] = None,
+    vocab_size: Annotated[
+        int, typer.Option(min=1, help="number of tokens, where the model leaves it to the data")
+    ] = 4096,
+    precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: what training would use here")] = "auto",
+    plugins: Annotated[list[str] | None, typer.Option(help="a Python file with parts of your own, to be run")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+) -> None:
+    """Tell a model's parts, shapes, counts, costs and memory: weft describe gpt2 decoder.n_layers=2"""
+    from pathlib import Path
+
+    from weft.config import load
+    from weft.config.plugins import load_plugins
+    from weft.device import choose
+    from weft.errors import WeftError
+    from weft.hub import model_config
+    from weft.models.config import ModelConfig
+    from weft.models.cost import Precision
+    from weft.models.describe import describe
+
+    if precision not in ("auto", "fp32", "bf16"):
+        raise WeftError(f"--precision {precision}: should be auto, fp32 or bf16")
+    load_plugins(plugins or (), Path())
+    notes: list[str] = []
+    # a path as in a recipe is as good
+    paths = [override.removeprefix("model.") for override in overrides or ()]
+    config = load(ModelConfig, model_config(model).dump(), paths, notes)
+    chosen: Precision = "bf16" if choose("cpu", precision).precision == "bf16" else "fp32"
+    found = describe(config, batch, length, name=model, vocab_size=vocab_size, precision=chosen)
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+    if as_json:
+        typer.echo(json.dumps(found.data(), ensure_ascii=False, indent=2))
+    else:
+        typer.echo("\n".join(found.lines()))

@@ -1,0 +1,186 @@
+"""The `data` section of a recipe, and `prepare`: from a source to token shards, reused while nothing changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+from rich.console import Console
+
+from weft.config import EXECUTION, Section, Slot, semantic
+from weft.data import baselines
+from weft.data.cache import Cache
+from weft.data.documents import Corpus
+from weft.data.packing import Packing, Windows
+from weft.data.progress import Progress
+from weft.data.python_docs import PythonDocs
+from weft.data.shards import PreparedData, Written, read_meta, read_split, write_meta, write_split
+from weft.data.sources import Source
+from weft.data.splits import HashValidation, Split, Surveyed, Validation
+from weft.data.survey import Survey, survey
+from weft.errors import WeftError
+from weft.report.formats import size
+from weft.runs.fingerprints import of_data
+from weft.text.tokenizers import Bpe, Tokenizer, TokenizerConfig
+
+FORMAT = 1
+"""Version of what lies in the cache; another one is made anew."""
+
+LITTLE_TRAINING = 200_000
+LITTLE_VALIDATION = 20_000
+"""Bytes below which a text is said to be too little; a measure on 20 kB is good to a few hundredths of a bit."""
+FEW_SIGHTS = 20
+"""Training tokens for each token of the vocabulary below which most of them are hardly seen."""
+
+
+class DataConfig(Section):
+    """Which text, and how it becomes rows of tokens."""
+
+    source: Slot[Source] = PythonDocs()
+    """where the text comes from: a kind, or the path of a file or folder"""
+    tokenizer: Slot[TokenizerConfig] = Bpe()
+    """how text becomes tokens"""
+    packing: Slot[Packing] = Windows()
+    """how tokens become rows of equal length"""
+    validation: Slot[Validation] = HashValidation()
+    """which text is held out"""
+    cache: Annotated[str | None, EXECUTION] = None
+    """folder that keeps prepared data; $WEFT_CACHE or the system's unless given"""
+
+
+def prepare(
+    config: DataConfig, length: int, special: Sequence[str] = (), console: Console | None = None
+) -> PreparedData:
+    """The tokens of both parts of the text, made now or read from the cache.
+
+    `length` is the rows' T, for what is said about them; `special` tokens are added to the tokenizer.
+    Raises WeftError when the text cannot be read or is too little, or the cache cannot be written.
+    """
+    cache = Cache(config.cache)
+    with Progress(console) as progress:
+        text = _surveyed(config.source.build(), config, cache, progress)
+        corpus = config.validation.given(config.source)
+        given = _surveyed(corpus, config, cache, progress) if corpus is not None else None
+        content = [text.survey.fingerprint, given.survey.fingerprint if given else None, config.validation.identity()]
+        key = of_data([FORMAT, content, config.tokenizer.identity(), list(special)])
+        folder = cache.make(
+            f"tokens/{key}",
+            lambda folder: _fill(folder, config, text, given, special, progress),
+            lambda folder: read_meta(folder) is not None,
+        )
+    meta = read_meta(folder)
+    assert meta is not None, f"{folder} is complete"
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    train = read_split(folder / "train", meta["lossless"]["train"])
+    validation = read_split(folder / "validation", meta["lossless"]["validation"])
+    fingerprint = of_data([*content, tokenizer.fingerprint])
+    notes = [*text.corpus.notes, *meta["report"]["warnings"], *config.packing.notes(train, length)]
+    report = {"source": text.corpus.name, "fingerprint": fingerprint, **meta["report"], "warnings": notes}
+    return PreparedData(tokenizer, train, validation, fingerprint, report)
+
+
+def _surveyed(corpus: Corpus, config: DataConfig, cache: Cache, progress: Progress) -> Surveyed:
+    """What is known of a corpus: from the cache while its files are as they were, else from one reading."""
+    stamp = corpus.stamp()
+    name = f"surveys/{of_data([FORMAT, stamp, semantic(config.source), semantic(config.validation)])}"
+    if stamp is not None and (kept := cache.note(name)) is not None:
+        return Surveyed(corpus, Survey(**json.loads(kept)))
+    found = survey(corpus, config.validation.holds_out, progress)
+    if stamp is not None:
+        cache.keep_note(name, json.dumps(asdict(found)))
+    return Surveyed(corpus, found)
+
+
+def _fill(
+    folder: Path,
+    config: DataConfig,
+    text: Surveyed,
+    given: Surveyed | None,
+    special: Sequence[str],
+    progress: Progress,
+) -> None:
+    """Everything that lies in a folder of shards."""
+    split = config.validation.split(text, given)
+    tokenizer = train_tokenizer(config.tokenizer, split, special, progress)
+    tokenizer.save(folder / "tokenizer.json")
+    measured: dict[str, Any] = {}
+    total = text.survey.bytes + (given.survey.bytes if given else 0)
+    verify = not config.tokenizer.exact
+    with baselines.Xz(split, total) as xz:
+        train = write_split(
+            folder / "train", progress.track(split.train(), "tokenising", split.train_bytes), tokenizer, verify
+        )
+        held_out = progress.track(split.validation(), "tokenising the validation text", split.validation_bytes)
+        validation = write_split(folder / "validation", held_out, tokenizer, verify)
+        if train.bytes + validation.bytes != total:
+            raise WeftError(f"data.source = {text.corpus.name}: the text changed while it was read; run this again")
+        bits = xz.bits_per_byte(progress)
+        if bits is not None:
+            measured["xz"] = {"bits_per_byte": bits, "how": baselines.HOW}
+    notes = [
+        *split.notes,
+        *config.tokenizer.notes(tokenizer, train.bytes),
+        *_too_little(train, validation, tokenizer),
+        *_lossy(config.tokenizer.kind, train, validation),
+        *xz.notes,
+    ]
+    report = {
+        "documents": text.survey.documents + (given.survey.documents if given else 0),
+        "duplicates_removed": text.survey.duplicates_removed,
+        "cut": text.survey.cut + (given.survey.cut if given else 0),
+        "tokenizer": {
+            "kind": config.tokenizer.kind,
+            "vocab_size": tokenizer.vocab_size,
+            "bytes_per_token": train.bytes / train.tokens,
+        },
+        "train": _counts(train),
+        "validation": {**_counts(validation), "kind": split.kind},
+        "baselines": measured,
+        "warnings": notes,
+    }
+    lossless = {"train": train.lossy is None, "validation": validation.lossy is None}
+    write_meta(folder, {"format": FORMAT, "lossless": lossless, "report": report})
+
+
+def train_tokenizer(config: TokenizerConfig, split: Split, special: Sequence[str], progress: Progress) -> Tokenizer:
+    """The tokenizer for the training part of a text."""
+    documents = progress.track(split.train(), "training the tokenizer", split.train_bytes)
+    return config.train((document.text for document in documents), split.train_bytes, special)
+
+
+def _counts(written: Written) -> dict[str, Any]:
+    return {"documents": written.documents, "bytes": written.bytes, "tokens": written.tokens}
+
+
+def _too_little(train: Written, validation: Written, tokenizer: Tokenizer) -> list[str]:
+    """What is too little, and what follows from it."""
+    said = []
+    if train.bytes < LITTLE_TRAINING:
+        said.append(
+            f"training text: {size(train.bytes)} is too little to learn a language from (at least"
+            f" {size(LITTLE_TRAINING)}, better some MB): a model will soon know it by heart"
+        )
+    if validation.bytes < LITTLE_VALIDATION:
+        said.append(
+            f"validation text: {size(validation.bytes)} is too little for an exact measure (at least"
+            f" {size(LITTLE_VALIDATION)}): small differences between runs are chance"
+        )
+    if train.tokens < FEW_SIGHTS * tokenizer.vocab_size:
+        said.append(
+            f"tokenizer: {tokenizer.vocab_size:,} tokens are many for {train.tokens:,} tokens of training text, most"
+            " are hardly seen: a smaller data.tokenizer.vocab_size, or data.tokenizer=bytes, learns more from it"
+        )
+    return said
+
+
+def _lossy(kind: str, train: Written, validation: Written) -> list[str]:
+    found = {"training": train.lossy, "validation": validation.lossy}
+    return [
+        f"tokenizer: {kind} does not keep all of the {part} text (first in {document}); bits per byte of such a text"
+        " would be wrong"
+        for part, document in found.items()
+        if document is not None
+    ]

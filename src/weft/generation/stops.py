@@ -1,0 +1,35 @@
+"""Stop strings in a text that arrives in pieces: found across pieces, cut off, and never shown in part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class Stops:
+    """Lets text through, except what may yet turn out to be the beginning of a stop string."""
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        self.strings = strings
+        self._held = ""
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """What may be shown now, and whether a stop string is complete; the one that is complete first counts."""
+        text = self._held + text
+        found = [(at + len(string), at) for string in self.strings if (at := text.find(string)) >= 0]
+        if found:
+            self._held = ""
+            return text[: min(found)[1]], True
+        begun = self._begun(text)
+        self._held = text[len(text) - begun :]
+        return text[: len(text) - begun], False
+
+    def flush(self) -> str:
+        """What was held back, when the text ended otherwise."""
+        held, self._held = self._held, ""
+        return held
+
+    def _begun(self, text: str) -> int:
+        """Length of the longest end of `text` with which a stop string begins."""
+        longest = max((len(string) - 1 for string in self.strings), default=0)
+        lengths = range(min(longest, len(text)), 0, -1)
+        return next((n for n in lengths if any(string.startswith(text[-n:]) for string in self.strings)), 0)

@@ -1,0 +1,337 @@
+"""A model before it runs: its tree with shapes, counts and costs, what was derived, and the memory that it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from textwrap import wrap
+from typing import Any
+
+from torch import nn
+
+from weft.config import Part, Section
+from weft.errors import WeftError
+from weft.models.build import blank
+from weft.models.config import ModelConfig, StackConfig, TransformerConfig
+from weft.models.cost import (
+    GenerationMemory,
+    Precision,
+    TrainingMemory,
+    attentions_with_dropout,
+    by_section,
+    by_slot,
+    cache_bytes,
+    costs,
+    generation_memory,
+    training_memory,
+)
+from weft.nn import Cost, Dims
+from weft.report.terminal import count, percent, size, table
+
+_PART = 26
+"""Columns for a part's kind and options; more of them go on below."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One module of the tree, or several that are alike, with all that lies below it."""
+
+    path: str
+    """module path, alike ones as `decoder.blocks.0-11`"""
+    label: str
+    """the path below the row above"""
+    depth: int
+    copies: int
+    """how many modules the row stands for"""
+    part: str
+    """the declared part: its kind, and the options that are not its defaults"""
+    shape: str
+    cost: Cost
+    """of all of them together"""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `weft describe` tells; costs are for one token in a text of `length` tokens."""
+
+    name: str
+    config: TransformerConfig
+    batch: int
+    length: int
+    precision: Precision
+    rows: list[Row]
+    sections: dict[str, Cost]
+    slots: dict[str, Cost]
+    derived: list[str]
+    training: TrainingMemory
+    undropped: TrainingMemory | None
+    """training without dropout in attention, where there is any"""
+    generation: GenerationMemory
+
+    @property
+    def cost(self) -> Cost:
+        """The whole model's."""
+        return sum(self.sections.values(), start=Cost())
+
+    def lines(self) -> list[str]:
+        """For a terminal, at most 100 columns: the totals first, then the tree, where the cost lies, the memory."""
+        return [*self._summary(), "", *self._tree(), *self._said(), "", *self._shares(), "", *self._memory()]
+
+    def data(self) -> dict[str, Any]:
+        """For `--json`; memory in bytes."""
+        return {
+            "name": self.name,
+            "model": self.config.dump(),
+            "parameters": self.cost.parameters,
+            "length": self.length,
+            "flops_per_token": {"forward": self.cost.flops, "training": 3 * self.cost.flops},
+            "cache_bytes_per_token": cache_bytes(self.cost, self.precision),
+            "sections": {name: asdict(cost) for name, cost in self.sections.items()},
+            "slots": {name: asdict(cost) for name, cost in self.slots.items()},
+            "modules": [asdict(row) for row in self.rows],
+            "derived": self.derived,
+            "memory": {
+                "batch": self.batch,
+                "precision": self.precision,
+                "training": asdict(self.training),
+                "training_without_attention_dropout": asdict(self.undropped) if self.undropped else None,
+                "generation": asdict(self.generation),
+            },
+        }
+
+    def _summary(self) -> list[str]:
+        config, cost = self.config, self.cost
+        layers = len(config.decoder.layers())
+        return [
+            f"{self.name}: {cost.parameters:,} parameters, {layers} layer{'' if layers == 1 else 's'}"
+            f" of width {config.d_model:,}, vocabulary of {config.vocab_size:,}",
+            f"a token in a text of {self.length:,}: {count(cost.flops)} FLOPs forward,"
+            f" {count(3 * cost.flops)} in training, {size(cache_bytes(cost, self.precision))} of cache",
+            f"{self.batch:,} x {self.length:,} tokens in {self.precision}: training takes"
+            f" {size(self.training.peak)} of memory, generating {size(self.generation.peak)}",
+        ]
+
+    def _tree(self) -> list[str]:
+        rows = []
+        for row in self.rows:
+            label = "  " * row.depth + row.label
+            cache = cache_bytes(row.cost, self.precision)
+            flops = count(row.cost.flops) if row.cost.flops else None
+            first, *more = wrap(row.part, _PART) or [""]
+            rows.append((label, first, row.shape, row.cost.parameters or None, flops, size(cache) if cache else None))
+            rows += [("", text, "", None, None, None) for text in more]
+        return table(("module", "part", "shape", "parameters", "FLOPs", "cache"), rows).splitlines()
+
+    def _said(self) -> list[str]:
+        return ["", *self.derived] if self.derived else []
+
+    def _shares(self) -> list[str]:
+        def share(value: int, whole: int) -> str | None:
+            return percent(value / whole) if value else None
+
+        whole = self.cost
+        slots = sorted(self.slots.items(), key=lambda item: -item[1].flops - item[1].parameters)
+        rows = [
+            (name, cost.parameters or None, share(cost.parameters, whole.parameters),
+             count(cost.flops) if cost.flops else None, share(cost.flops, whole.flops))
+            for name, cost in slots
+        ]  # fmt: skip
+        return table(("where", "parameters", "share", "FLOPs", "share"), rows).splitlines()
+
+    def _memory(self) -> list[str]:
+        training, generation = self.training, self.generation
+        rows = [
+            ("parameters, fp32", size(training.parameters), size(generation.parameters)),
+            ("gradients", size(training.gradients), None),
+            ("AdamW's two averages", size(training.optimizer), None),
+            (f"kept for backward, {self.batch:,} x {self.length:,}", size(training.activations), None),
+            ("the loss, a chunk of logits at a time", size(training.head), None),
+            (f"cache, {self.batch:,} x {self.length:,}", None, size(generation.cache)),
+            ("most at once", size(training.peak), size(generation.peak)),
+        ]
+        said = ["these are tensors on a CPU; libraries and the allocator add 5 to 30 %"]
+        if self.undropped is not None:
+            said.append(
+                f"dropout in attention keeps every head's {self.length:,} x {self.length:,} weights for backward;"
+            )
+            said.append(f"with decoder.block.attention.dropout=0 training takes {size(self.undropped.peak)}")
+        return [*table(("memory", "training", "generating"), rows).splitlines(), *said]
+
+
+def describe(
+    config: ModelConfig,
+    batch: int = 8,
+    length: int | None = None,
+    *,
+    name: str = "model",
+    vocab_size: int = 4096,
+    precision: Precision = "fp32",
+) -> Description:
+    """What a model is and takes at `batch` texts of `length` tokens (its max_length unless given), before it is made.
+
+    `vocab_size` stands in where the declaration leaves it to the tokenizer. Raises WeftError when parts do not fit
+    together, or the positions cannot number `length` tokens.
+    """
+    if not isinstance(config, TransformerConfig):
+        raise WeftError(f"model kind {config.kind!r}: only transformers can be described")
+    said = []
+    if config.vocab_size is None:
+        config = config.model_copy(update={"vocab_size": vocab_size})
+        said.append(f"vocab_size not given: the tokenizer's, known with the data; here {vocab_size:,}")
+    length = length or config.max_length
+    model = blank(config)
+    found, dropping = costs(model, length), attentions_with_dropout(model)
+    return Description(
+        name=name,
+        config=config,
+        batch=batch,
+        length=length,
+        precision=precision,
+        rows=list(_Tree(model, found, declarations(config)).rows()),
+        sections=by_section(found),
+        slots=by_slot(found),
+        derived=[*said, *derived(config)],
+        training=training_memory(config, batch, length, precision),
+        undropped=training_memory(config, batch, length, precision, attention_dropout=False) if dropping else None,
+        generation=generation_memory(config, batch, length, precision),
+    )
+
+
+def declarations(config: TransformerConfig) -> dict[str, Part]:
+    """Each part's declaration by the path of the module that it builds."""
+    found: dict[str, Part] = {}
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        if isinstance(value, Part):
+            found[name] = value
+        elif isinstance(value, Mapping):
+            found |= {f"{name}.{key}": part for key, part in value.items()}
+        elif isinstance(value, StackConfig):
+            found |= {f"{name}.positions": value.positions, f"{name}.norm": value.norm}
+            for index, layer in enumerate(value.layers()):
+                found |= _layer(f"{name}.blocks.{index}", layer, value.norm)
+    return found
+
+
+def _layer(path: str, layer: Part, norm: Part) -> dict[str, Part]:
+    parts = {name: getattr(layer, name) for name in type(layer).model_fields}
+    inside = {name: part for name, part in parts.items() if isinstance(part, Part) and name != "norm"}
+    norms = {f"{path}.{name}_norm": parts.get("norm") or norm for name in inside}
+    return {path: layer, **{f"{path}.{name}": part for name, part in inside.items()}, **norms}
+
+
+def derived(config: TransformerConfig) -> list[str]:
+    """Values that parts derived from their surroundings, said aloud: one line for all layers that say the same."""
+    dims = config.dims()
+    said: dict[tuple[str, str], list[str]] = {}
+    for path, part in declarations(config).items():
+        for line in _derived(part, dims):
+            names = path.split(".")
+            index = names.pop(2) if names[1:2] == ["blocks"] else ""
+            said.setdefault((".".join(names), line), []).append(index)
+    return [f"{_with_index(path, indices, config)}: {line}" for (path, line), indices in said.items()]
+
+
+def _derived(part: Part, dims: Dims) -> list[str]:
+    say = getattr(part, "derived", None)
+    return say(dims) if say is not None else []
+
+
+def _with_index(path: str, indices: list[str], config: TransformerConfig) -> str:
+    """`decoder.blocks.feedforward` of layers 0 to 4 as `decoder.blocks.0-4.feedforward`; of all, as declared."""
+    if indices == [""]:
+        return path
+    stack, _, rest = path.split(".", 2)
+    everywhere = len(indices) == len(getattr(config, stack).layers())
+    return f"{stack}.block.{rest}" if everywhere else f"{stack}.blocks.{ranges(map(int, indices))}.{rest}"
+
+
+class _Tree:
+    """Walks a model's modules; those of a list that are alike become one row."""
+
+    def __init__(self, model: nn.Module, found: Mapping[str, Cost], parts: Mapping[str, Part]) -> None:
+        self.modules = dict(model.named_modules(remove_duplicate=False))
+        self.found, self.parts = found, parts
+
+    def rows(self) -> Iterator[Row]:
+        """Every row, from the top."""
+        for name, _ in self.modules[""].named_children():
+            yield from self._below([name], name, name, 0)
+
+    def _below(self, paths: list[str], shown: str, label: str, depth: int) -> Iterator[Row]:
+        """Rows of the modules at `paths`, which are alike and `shown` as one, and of what lies below them."""
+        part = self._part(paths[0])
+        while (only := self._only_child(paths[0])) is not None:
+            paths, shown, label = [f"{path}.{only}" for path in paths], f"{shown}.{only}", f"{label}.{only}"
+            part = part or self._part(paths[0])
+        whole = sum((self._cost(path) for path in paths), start=Cost())
+        yield Row(shown, label, depth, len(paths), part, shape_of(self.modules[paths[0]]), whole)
+        for name, child in self.modules[paths[0]].named_children():
+            if isinstance(child, nn.ModuleList):
+                for group in self._alike(f"{paths[0]}.{name}", len(child)):
+                    each = f"{name}.{ranges(group)}"
+                    inside = [f"{path}.{name}.{index}" for path in paths for index in group]
+                    label = f"{each} ({len(group)} x)" if len(group) > 1 else each
+                    yield from self._below(inside, f"{shown}.{each}", label, depth + 1)
+            elif not isinstance(child, nn.Identity):
+                yield from self._below([f"{path}.{name}" for path in paths], f"{shown}.{name}", name, depth + 1)
+
+    def _only_child(self, path: str) -> str | None:
+        """The name of a child with which its parent shares a row, because the parent is nothing beside it."""
+        children = list(self.modules[path].named_children())
+        if len(children) != 1 or isinstance(children[0][1], nn.ModuleList) or self.found.get(path, Cost()) != Cost():
+            return None
+        return children[0][0]
+
+    def _alike(self, path: str, length: int) -> list[list[int]]:
+        """The items of a list, in groups that differ in nothing that a row shows."""
+        groups: dict[Any, list[int]] = {}
+        for index in range(length):
+            inside = self._inside(f"{path}.{index}")
+            seen = ((self._part(one), shape_of(self.modules[one]), self.found.get(one)) for one in inside)
+            groups.setdefault(tuple(seen), []).append(index)
+        return list(groups.values())
+
+    def _inside(self, path: str) -> list[str]:
+        return [one for one in self.modules if one == path or one.startswith(f"{path}.")]
+
+    def _cost(self, path: str) -> Cost:
+        return sum((self.found.get(one, Cost()) for one in self._inside(path)), start=Cost())
+
+    def _part(self, path: str) -> str:
+        """The declared part, without those inside it that have rows of their own."""
+        part = self.parts.get(path)
+        if part is None:
+            return ""
+        options = [text for name, text in changed(part) if f"{path}.{name}" not in self.modules]
+        return " ".join([part.kind, *options])
+
+
+def changed(part: Section) -> Iterator[tuple[str, str]]:
+    """The options of a part that are not at their defaults, each as name and `name=value`."""
+    for name, field in type(part).model_fields.items():
+        value = getattr(part, name)
+        if value != field.get_default(call_default_factory=True):
+            yield name, name if value is True else f"{name}={_shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Part):
+        inside = ", ".join(text for _, text in changed(value))
+        return f"{value.kind}({inside})" if inside else value.kind
+    if isinstance(value, float):
+        return f"{value:g}".replace("e-0", "e-").replace("e+0", "e")
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def shape_of(module: nn.Module) -> str:
+    """How a module shows itself, or else the shape of its own parameters."""
+    own = [" x ".join(map(str, parameter.shape)) for parameter in module.parameters(recurse=False)]
+    return module.extra_repr() or ", ".join(dict.fromkeys(own))
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Ascending whole numbers in short: 0-4,6."""
+    runs = [[number for _, number in run] for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

@@ -1,0 +1,66 @@
+"""What a tokenizer does to a text: its pieces, how many bytes a token carries, whether the text survives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from weft.text.tokenizers import Tokenizer, checked
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token of a text."""
+
+    id: int
+    shown: str
+    """the token as text; bytes that are no whole character as <F0><9F>"""
+    start: int
+    """first character of the text that it covers"""
+    end: int
+    """one beyond the last"""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well a tokenizer suits a text."""
+
+    characters: int
+    bytes: int
+    words: int
+    tokens: int
+    unknown: int
+    """tokens that stand for what the tokenizer never saw"""
+    exact: bool
+    """the text survives encoding and decoding"""
+
+    @property
+    def bytes_per_token(self) -> float:
+        """UTF-8 bytes that a token carries, on average."""
+        return self.bytes / max(self.tokens, 1)
+
+    @property
+    def pieces_per_word(self) -> float:
+        """Tokens a word, a word being what stands between white space."""
+        return self.tokens / max(self.words, 1)
+
+
+def pieces(tokenizer: Tokenizer, text: str) -> list[Piece]:
+    """The tokens of a text, each with the characters that it covers."""
+    encoding = tokenizer.inner.encode(checked(text), add_special_tokens=False)
+    found = []
+    for id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+        shown = _readable(tokenizer.token_bytes(id)) if tokenizer.byte_level else text[start:end]
+        found.append(Piece(id, shown, start, end))
+    return found
+
+
+def fit(tokenizer: Tokenizer, text: str) -> Fit:
+    """How well the tokenizer suits the text."""
+    ids = tokenizer.encode(text)
+    unknown = sum(id == tokenizer.unknown for id in ids)
+    return Fit(len(text), len(text.encode()), len(text.split()), len(ids), unknown, tokenizer.exact(text))
+
+
+def _readable(data: bytes) -> str:
+    text = data.decode(errors="surrogateescape")
+    return "".join(f"<{ord(c) - 0xDC00:02X}>" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in text)

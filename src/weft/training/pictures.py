@@ -1,0 +1,323 @@
+"""The pictures of a training run: its curves as charts whose titles say what is seen in them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import median, quantiles
+
+from weft.report.formats import count, percent, plain, rate, significant, size
+from weft.report.heat import HeatMap
+from weft.report.scales import running_median
+from weft.report.svg import Chart, Event, Reference, Series
+from weft.training.diagnosis import Finding
+from weft.training.record import Curve, Line, Run, finite
+
+BITS, NATS = "bits per byte", "nats per token"
+TRAINING, VALIDATION = "blue", "vermillion"  # one color each, in every picture
+SMOOTHED_FROM = 60  # lines; fewer are drawn as they are
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The number a run is judged by."""
+
+    value: float
+    unit: str
+    step: int
+    whole: bool
+    validation: bool = True
+
+    def __str__(self) -> str:
+        return two_decimals(self.value)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What another program needs for the same text, in bits per byte."""
+
+    name: str
+    value: float
+    how: str
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """From nats per token to bits per byte: the factor, and whose bytes per token it rests on."""
+
+    factor: float
+    bytes_per_token: float
+    whose: str
+
+
+def measure(run: Run) -> Measure | None:
+    """The last finite validation value (of the whole split, if that was measured), or else the last training loss."""
+    for name, unit in (("bits_per_byte", BITS), ("loss", NATS)):
+        for whole in (True, False):
+            curve = run.log.curve("validation", name, whole=whole).finite()
+            if len(curve):
+                return Measure(curve.values[-1], unit, curve.steps[-1], whole)
+    loss = smooth(run.log.curve("train", "loss").finite())
+    return Measure(loss.values[-1], NATS, loss.steps[-1], whole=False, validation=False) if len(loss) else None
+
+
+def baselines(run: Run) -> list[Baseline]:
+    """The manifest's baselines, xz first; each named as its program was called."""
+    found = []
+    for key, entry in run.section("data.baselines").items():
+        value = finite(entry.get("bits_per_byte")) if isinstance(entry, dict) else None
+        if value:
+            name, _, how = str(entry.get("how") or key).partition(",")
+            found.append(Baseline(name.strip() or str(key), value, how.strip()))
+    return sorted(found, key=lambda baseline: not baseline.name.startswith("xz"))
+
+
+def conversion(run: Run) -> Conversion | None:
+    """How training loss becomes bits per byte: by the training text's own bytes per token, else by validation's."""
+    counted = [(run.number("data.train.bytes"), run.number("data.train.tokens"), "training text")]
+    for line in run.log.of("validation")[-1:]:
+        counted.append((finite(line.values.get("bytes")), finite(line.values.get("tokens")), "validation text"))
+    for amount, tokens, whose in counted:
+        if amount and tokens:
+            return Conversion(tokens / amount / math.log(2), amount / tokens, whose)
+    return None
+
+
+def learning_curve(run: Run, findings: list[Finding]) -> Chart | None:
+    """Training and validation over the steps, in bits per byte where those can be had honestly."""
+    known = len(run.log.curve("validation", "bits_per_byte").finite())
+    convert = conversion(run) if known else None
+    unit, name = (BITS, "bits_per_byte") if convert else (NATS, "loss")
+    training = scaled(run.log.curve("train", "loss"), convert.factor if convert else 1.0)
+    part, whole = (run.log.curve("validation", name, whole=flag) for flag in (False, True))
+    series = _faint_and_smooth(training, "training", "train")
+    if len(part):
+        series.append(Series("validation, part", part.points, VALIDATION, "dots", "valid. part"))
+        series.append(Series("validation, whole", whole.points[-1:], VALIDATION, "ring", "valid. whole"))
+    else:
+        series.append(Series("validation", whole.points, VALIDATION, "dots", "valid."))
+    series = [line for line in series if line.last]
+    if not series:
+        return None
+    ceiling, found = _ceiling(training, part if len(part) else whole), measure(run)
+    return Chart(
+        title=_curve_title(run, findings),
+        series=series,
+        x_name="steps",
+        y_name=unit,
+        subtitle="Loss on the text trained on and on text held out; lower is better"
+        if found and found.validation
+        else "Loss on the text trained on; lower is better",
+        caption=" ".join(_curve_notes(run, training, convert, ceiling)),
+        references=[Reference(baseline.name, baseline.value) for baseline in baselines(run)] if convert else [],
+        events=_events(run, findings),
+        ceiling=ceiling,
+        show=two_decimals,
+    )
+
+
+def _curve_title(run: Run, findings: list[Finding]) -> str:
+    told = {
+        "not-finite": "The loss is not finite from step {} on",
+        "diverging": "The loss was lowest around step {} and has risen since",
+        "overfitting": "Validation was best at step {} and has risen since",
+        "validation-rose": "Validation was best at step {} and has risen since",
+    }
+    for kind, text in told.items():
+        for finding in findings:
+            if finding.kind == kind:
+                return text.format(f"{finding.step:,}")
+    found = measure(run)
+    if found is None or not found.validation:
+        loss = run.log.curve("train", "loss").finite()
+        return f"The training loss went from {loss.values[0]:.2f} to {loss.values[-1]:.2f} {NATS}"
+    return _seen(run, found)
+
+
+def _seen(run: Run, found: Measure) -> str:
+    """What the validation curve shows: when it passed the baseline, or how far it fell."""
+    name = "bits_per_byte" if found.unit == BITS else "loss"
+    part = run.log.curve("validation", name, whole=False).finite()
+    curve = part if len(part) else run.log.curve("validation", name).finite()
+    for level in baselines(run)[:1] if found.unit == BITS else ():
+        below = [step for step, value in zip(curve.steps, curve.values, strict=True) if value < level.value]
+        if below and curve.values[-1] < level.value and below[0] > curve.steps[0]:
+            return f"Validation passed below {level.name} by step {below[0]:,}"
+        if curve.values[-1] >= level.value:
+            return f"Validation has not reached {level.name}: {comparison(curve.values[-1], level)}"
+    if len(curve) < 2:
+        return f"Validation came to {found} {found.unit}"
+    moved = "fell" if curve.values[-1] < curve.values[0] else "went"
+    ends = [two_decimals(value) for value in (curve.values[0], curve.values[-1])]
+    return f"Validation {moved} from {ends[0]} to {ends[1]} {found.unit}"
+
+
+def _curve_notes(run: Run, training: Curve, convert: Conversion | None, ceiling: float | None) -> list[str]:
+    """What a reader must know to take the picture for no more than it is."""
+    said = []
+    if len(training) >= SMOOTHED_FROM:
+        said.append(f"Training: the running median of {window(training)} log lines, the lines themselves faint.")
+    if convert:
+        said.append(
+            f"Training loss is logged in nats per token and shown with the {convert.whose}'s "
+            f"{convert.bytes_per_token:.2f} bytes per token."
+        )
+    part = [line for line in run.log.of("validation") if not line.values.get("whole")]
+    whole = [line for line in run.log.of("validation") if line.values.get("whole")]
+    if part:
+        said.append(f"Dots: one fixed part of the validation text{_bytes(part[-1])}.")
+    if part and whole:
+        said.append(f"Ring: the whole of it{_bytes(whole[-1])}, so not the same quantity.")
+    if convert:
+        said += [f"{level.name}: {level.how}." for level in baselines(run) if level.how]
+    above = [value for value in training.finite().values if ceiling is not None and value > ceiling]
+    if above:
+        lines = "1 early line lies" if len(above) == 1 else f"{len(above):,} early lines lie"
+        said.append(f"{lines} above the frame, up to {max(above):.2f}.")
+    return said
+
+
+def _ceiling(training: Curve, validation: Curve) -> float | None:
+    """Where to cut the picture: the first steps fall so far that they would flatten all that follows."""
+    known = training.finite()
+    if len(known) < 20:
+        return None
+    start = known.steps[0] + 0.04 * (known.steps[-1] - known.steps[0])
+    top = max([*known.between(start).values, *validation.finite().between(start).values])
+    return top if max(known.values) > top else None
+
+
+def _events(run: Run, findings: list[Finding]) -> list[Event]:
+    marked = ("overfitting", "validation-rose")
+    events = [Event(float(f.step), "best validation") for f in findings if f.kind in marked and f.step is not None]
+    events += [Event(float(f.step), "not finite from here") for f in findings if f.kind == "not-finite" and f.step]
+    lines = run.log.of("event")
+    # More than a few would hide the curve; all of them stand at the end of the page.
+    if len(lines) <= 4:
+        events += [Event(float(line.step), str(line.values.get("what") or "event")[:24]) for line in lines]
+    return events
+
+
+def learning_rate(run: Run) -> Chart | None:
+    """The schedule as it was run."""
+    curve = run.log.curve("train", "learning_rate")
+    known = curve.finite()
+    if not len(known):
+        return None
+    peak, last = max(known.values), known.values[-1]
+    top = [step for step, value in zip(known.steps, known.values, strict=True) if value >= 0.999 * peak]
+    if min(known.values) >= 0.999 * peak:
+        title = f"The learning rate was {plain(peak)} throughout"
+    else:
+        rose = f"reached {plain(peak)} at step {top[0]:,}" if top[0] > known.steps[0] else "was highest at first"
+        held = f", held it until {top[-1]:,}" if top[-1] > top[0] else ""
+        ended = f", ended at {plain(last, 2)}" if last < 0.999 * peak else ""
+        title = f"The learning rate {rose}{held}{ended}"
+    series = [Series("learning rate", curve.points, TRAINING)]
+    return Chart(title, series, "steps", "learning rate", y_zero=True, labels=False, show=plain)
+
+
+def gradient_norm(run: Run) -> Chart | None:
+    """The norm of the whole gradient, before clipping."""
+    curve = run.log.curve("train", "gradient_norm")
+    known = curve.finite()
+    if not len(known):
+        return None
+    highest = max(known.values)
+    at = known.steps[known.values.index(highest)]
+    middle = significant(median(known.tail(0.5).values), 2)
+    title = f"The gradient norm came to about {middle}; the highest, {significant(highest, 2)}, was at step {at:,}"
+    note = f"The running median of {window(curve)} log lines, the lines themselves faint."
+    return Chart(
+        title,
+        _faint_and_smooth(curve, "gradient norm"),
+        "steps",
+        "norm before clipping",
+        caption=note if len(curve) >= SMOOTHED_FROM else "",
+        y_log=min(known.values) > 0,
+        labels=False,
+    )
+
+
+def layers(run: Run, findings: list[Finding]) -> list[HeatMap]:
+    """Gradient norm and update-to-weight ratio of each layer over time."""
+    kinds = {finding.kind for finding in findings}
+    told = {
+        "no-gradient": "Some layers receive no gradient",
+        "vanishing": "Gradients vanish towards the input",
+        "exploding-layers": "Gradients explode towards the input",
+    }
+    maps = []
+    norms, ratios = run.log.layers("gradient_norm"), run.log.layers("update_ratio")
+    if norms:
+        title = next((text for kind, text in told.items() if kind in kinds), "Gradients reach every layer")
+        rows = {name: curve.points for name, curve in norms.items()}
+        maps.append(HeatMap(title, rows, "steps", "gradient norm", "Gradient norm of each layer, before clipping"))
+    if ratios:
+        usual = "of the usual size" if "usual-updates" in kinds else "unusual in some layers"
+        rows = {name: curve.points for name, curve in ratios.items()}
+        what = "Norm of a step's update over norm of the weights; near 0.001 is usual"
+        name = "update-to-weight ratio"
+        maps.append(HeatMap(f"Updates beside the weights are {usual}", rows, "steps", name, what, center=1e-3))
+    return maps
+
+
+def speed(run: Run) -> list[Chart]:
+    """Throughput, and the share of the machine's measured peak that it makes use of."""
+    charts = []
+    tokens, share = run.log.clock("tokens_per_second").finite(), run.log.clock("peak_share").finite()
+    if len(tokens):
+        title = rate(median(tokens.values))
+        if len(tokens) >= 10:
+            low, *_, high = quantiles(tokens.values, n=10, method="inclusive")
+            title += f"; four lines in five between {count(round(low))} and {count(round(high))}"
+        series = _faint_and_smooth(tokens, "tokens per second")
+        charts.append(Chart(title, series, "steps", "tokens per second", y_zero=True, labels=False, show=count))
+    if len(share):
+        peak = run.number("machine.peak_gflops")
+        title = f"{percent(median(share.values))} of the machine's peak was used"
+        caption = f"Measured peak: {count(peak)} GFLOP/s." if peak else ""
+        series = _faint_and_smooth(scaled(share, 100), "share of peak")
+        charts.append(Chart(title, series, "steps", "% of peak", caption=caption, y_zero=True, labels=False))
+    return charts
+
+
+def _faint_and_smooth(curve: Curve, name: str, short: str = "") -> list[Series]:
+    """The curve's running median in front of its own lines; the curve alone where it is short."""
+    behind = [Series(f"{name}, each line", curve.points, TRAINING, "faint")] if len(curve) >= SMOOTHED_FROM else []
+    return [*behind, Series(name, smooth(curve).points, TRAINING, short=short)]
+
+
+def smooth(curve: Curve) -> Curve:
+    """The running median of a curve; the curve itself where it is short."""
+    if len(curve) < SMOOTHED_FROM:
+        return curve
+    return Curve(curve.steps, running_median(curve.values, window(curve)))
+
+
+def window(curve: Curve) -> int:
+    """How many lines the running median of a curve looks at: about a fortieth, an odd number."""
+    return min(101, max(5, len(curve) // 40)) | 1
+
+
+def comparison(value: float, against: Baseline) -> str:
+    """How a value stands beside a baseline: 4.1 % below xz -9e's 2.01."""
+    share = value / against.value - 1
+    if abs(share) < 0.005:
+        return f"level with {against.name}'s {against.value:.2f}"
+    return f"{percent(abs(share))} {'below' if share < 0 else 'above'} {against.name}'s {against.value:.2f}"
+
+
+def scaled(curve: Curve, factor: float) -> Curve:
+    """The curve times a factor."""
+    return Curve(curve.steps, [value * factor for value in curve.values])
+
+
+def two_decimals(value: float) -> str:
+    """A loss as it is written in sentences and at a curve's end."""
+    return f"{value:.2f}" if math.isfinite(value) and abs(value) < 1e4 else significant(value)
+
+
+def _bytes(line: Line) -> str:
+    amount = finite(line.values.get("bytes"))
+    return f" ({size(amount)})" if amount else ""

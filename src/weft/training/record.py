@@ -1,0 +1,182 @@
+"""What a run folder says, read leniently: the log as curves over the steps, the manifest, the recipe."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from weft.errors import WeftError
+from weft.runs import log
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One logged quantity over the steps; values may be NaN or infinite."""
+
+    steps: list[int] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        return [(float(step), value) for step, value in zip(self.steps, self.values, strict=True)]
+
+    def finite(self) -> Curve:
+        """The curve without its NaN and infinite values."""
+        return self._where(lambda _, value: math.isfinite(value))
+
+    def between(self, first: float, last: float = math.inf) -> Curve:
+        """The part from step `first` to step `last`, both included."""
+        return self._where(lambda step, _: first <= step <= last)
+
+    def tail(self, share: float) -> Curve:
+        """The part that lies in the last `share` of the steps."""
+        return self.between(self.steps[-1] - share * (self.steps[-1] - self.steps[0])) if self.steps else self
+
+    def _where(self, keep: Callable[[int, float], bool]) -> Curve:
+        pairs = [pair for pair in zip(self.steps, self.values, strict=True) if keep(*pair)]
+        return Curve([step for step, _ in pairs], [value for _, value in pairs])
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a run's log."""
+
+    step: int
+    tokens: float
+    seconds: float
+    split: str
+    values: Mapping[str, Any]
+    clock: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Log:
+    """A run's `metrics.jsonl`: what is no line of a log is passed over."""
+
+    lines: list[Line]
+
+    @classmethod
+    def of_entries(cls, entries: Iterable[object]) -> Log:
+        """The log that these objects make, in the order of their steps."""
+        lines = [line for entry in entries if (line := _line(entry))]
+        return cls(sorted(lines, key=lambda line: line.step))
+
+    def of(self, split: str) -> list[Line]:
+        """The lines of one split: train, validation, sample or event."""
+        return [line for line in self.lines if line.split == split]
+
+    def curve(self, split: str, name: str, *, whole: bool | None = None) -> Curve:
+        """One value of a split over the steps; `whole` asks for measurements of the whole split, or of a fixed part."""
+        lines = [line for line in self.of(split) if whole is None or bool(line.values.get("whole")) is whole]
+        return _curve((line.step, number(line.values.get(name))) for line in lines)
+
+    def clock(self, name: str) -> Curve:
+        """One reading of the clock (tokens_per_second, peak_share) over the steps."""
+        return _curve((line.step, number(line.clock.get(name))) for line in self.of("train"))
+
+    def layers(self, name: str) -> dict[str, Curve]:
+        """One value of each layer over the steps, in the order in which the log names the layers."""
+        pairs: dict[str, list[tuple[int, float | None]]] = {}
+        for line in self.of("train"):
+            layers = line.values.get("layers")
+            for layer, values in layers.items() if isinstance(layers, Mapping) else ():
+                if isinstance(values, Mapping):
+                    pairs.setdefault(str(layer), []).append((line.step, number(values.get(name))))
+        curves = {layer: _curve(found) for layer, found in pairs.items()}
+        return {layer: curve for layer, curve in curves.items() if len(curve)}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder as a report needs it; whatever is missing in it is empty here."""
+
+    name: str
+    manifest: Mapping[str, Any]
+    log: Log
+    recipe: str = ""
+    resolved: str = ""
+
+    @classmethod
+    def read(cls, folder: Path) -> Run:
+        """The run in that folder. Raises WeftError where it is none."""
+        if not folder.is_dir():
+            raise WeftError(f"{folder} is not a run folder: there is no such folder")
+        if not any((folder / name).is_file() for name in ("manifest.json", "metrics.jsonl")):
+            raise WeftError(f"{folder} is not a run folder: it has neither manifest.json nor metrics.jsonl")
+        manifest = _mapping(_text(folder / "manifest.json"))
+        name = manifest.get("name")
+        texts = (_text(folder / "recipe.yaml"), _text(folder / "resolved.yaml"))
+        return cls(
+            str(name or folder.resolve().name), manifest, Log.of_entries(log.Log(folder / "metrics.jsonl")), *texts
+        )
+
+    def at(self, path: str) -> object:
+        """What the manifest holds at a dotted path; None where it holds nothing."""
+        value: object = self.manifest
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
+
+    def number(self, path: str) -> float | None:
+        """The finite number at a path of the manifest."""
+        return finite(self.at(path))
+
+    def section(self, path: str) -> Mapping[str, Any]:
+        """The mapping at a path of the manifest; empty where there is none."""
+        value = self.at(path)
+        return value if isinstance(value, Mapping) else {}
+
+
+def number(value: object) -> float | None:
+    """The value as a float where it is a number (NaN and infinity are, also as the texts that a log holds) or None."""
+    if value in ("nan", "inf", "-inf"):
+        return float(str(value))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    # What lies beyond 1e100 is infinite for every purpose here, and its square still is a number below it.
+    if abs(value) > 1e100:
+        return math.inf if value > 0 else -math.inf
+    return float(value)
+
+
+def finite(value: object) -> float | None:
+    """The value as a float where it is a finite number; None otherwise."""
+    known = number(value)
+    return known if known is not None and math.isfinite(known) else None
+
+
+def _text(path: Path) -> str:
+    return path.read_bytes().decode("utf-8", errors="replace") if path.is_file() else ""
+
+
+def _mapping(text: str) -> Mapping[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _line(entry: object) -> Line | None:
+    if not isinstance(entry, dict):
+        return None
+    step, values, clock = entry.get("step"), entry.get("values"), entry.get("clock")
+    if isinstance(step, bool) or not isinstance(step, int) or not isinstance(values, dict):
+        return None
+    tokens, seconds = (number(entry.get(key)) for key in ("tokens", "seconds"))
+    clock = clock if isinstance(clock, dict) else {}
+    unknown = math.nan
+    tokens, seconds = unknown if tokens is None else tokens, unknown if seconds is None else seconds
+    return Line(step, tokens, seconds, str(entry.get("split")), values, clock)
+
+
+def _curve(pairs: Iterable[tuple[int, float | None]]) -> Curve:
+    known = [(step, value) for step, value in pairs if value is not None]
+    return Curve([step for step, _ in known], [value for _, value in known])
