@@ -124,6 +124,21 @@ def set_threads(threads: int | None) -> int:
     return torch.get_num_threads()
 
 
+def keep_memory() -> bool:
+    """Let the C library keep freed memory for the next tensor instead of giving it back; returns whether it could.
+
+    glibc returns every large block to the system at once, and the next one of the same size is page-faulted in anew,
+    zero by zero: a step that makes the same temporaries again and again pays for it each time. Linux with glibc only.
+    """
+    import ctypes
+
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
+    return all(mallopt(option, value) for option, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**26)))
+
+
 def available_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -34,7 +34,8 @@ def command(
     min_p: Annotated[float | None, typer.Option(help="least probability, as a share of the likeliest token's")] = None,
     repetition_penalty: Annotated[float | None, typer.Option(help="above 1, what was said is said less [1.0]")] = None,
     stop: Annotated[
-        list[str] | None, typer.Option(help=r"a string that ends the text (\n: a line's end); may be repeated")
+        list[str] | None,
+        typer.Option(metavar="TEXT", help=r"a string that ends the text (\n: a line's end); may be repeated"),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="of the random draws [0]")] = None,
     number: Annotated[int, typer.Option(min=1, help="how many continuations")] = 1,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -23,24 +22,25 @@ app = typer.Typer(
     rich_markup_mode=None,  # drawing boxes around a help text takes as long as everything else
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+app.command("train")(train.command)
+app.command("generate")(generate.command)
+app.command("describe")(describe.command)
+app.command("report")(report.command)
+app.command("schema")(schema.command)
+app.add_typer(tokenizer.app, name="tokenizer")
+app.add_typer(listing.app, name="list")
 
 
 def _short(text: str | None) -> str:
-    """The first half of `what it does: weft an example`, for the list of commands."""
+    """The first half of `what it does: weft an example`, for the lists of commands."""
     return (text or "").partition(": weft ")[0]
 
 
-_commands: dict[str, Callable[..., None]] = {
-    "train": train.command,
-    "generate": generate.command,
-    "describe": describe.command,
-    "report": report.command,
-    "schema": schema.command,
-}
-for _name, _command in _commands.items():
-    app.command(_name, short_help=_short(_command.__doc__))(_command)
-for _name, _group in {"tokenizer": tokenizer.app, "list": listing.app}.items():
-    app.add_typer(_group, name=_name, short_help=_short(_group.info.help))
+for _group in (app, tokenizer.app, listing.app):
+    for _command in _group.registered_commands:
+        _command.short_help = _short(_command.callback.__doc__)
+for _entry in app.registered_groups:
+    _entry.short_help = _short(_entry.typer_instance.info.help if _entry.typer_instance else None)
 
 
 def _version(asked: bool) -> None:
@@ -64,21 +64,15 @@ def main() -> None:
     WEFT_DEBUG=1 shows where it was noticed.
     """
     try:
-        try:
-            app()
-        finally:
-            sys.stdout.flush()
+        app()
     except WeftError as error:
         if os.environ.get("WEFT_DEBUG"):
             raise
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # typer's own exit code is the same, but it does not see one that comes before it
         sys.exit(130)
-    except BrokenPipeError:  # the reader (`| head`) has seen enough; Python would complain when it flushes at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
 
 
 if __name__ == "__main__":

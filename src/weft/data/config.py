@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -149,6 +149,23 @@ def train_tokenizer(config: TokenizerConfig, split: Split, special: Sequence[str
     """The tokenizer for the training part of a text."""
     documents = progress.track(split.train(), "training the tokenizer", split.train_bytes)
     return config.train((document.text for document in documents), split.train_bytes, special)
+
+
+def fit_tokenizer(
+    config: DataConfig, whole: bool, console: Console | None = None
+) -> tuple[Tokenizer, Split, list[str]]:
+    """The tokenizer that `prepare` would train, or with `whole` one for all of the text; the parts of the text; and
+    what a person should hear."""
+    cache = Cache(config.cache)
+    with Progress(console) as progress:
+        text = _surveyed(config.source.build(), config, cache, progress)
+        corpus = config.validation.given(config.source)
+        given = _surveyed(corpus, config, cache, progress) if corpus is not None else None
+        split = config.validation.split(text, given)
+        if whole:
+            split = replace(split, train=text.corpus.documents, train_bytes=text.survey.bytes)
+        tokenizer = train_tokenizer(config.tokenizer, split, (), progress)
+    return tokenizer, split, [*text.corpus.notes, *config.tokenizer.notes(tokenizer, split.train_bytes)]
 
 
 def _counts(written: Written) -> dict[str, Any]:

@@ -132,14 +132,14 @@ class FileCorpus(Corpus):
             raise WeftError(f"{root}: neither a file nor a folder; readable are {_readable()}")
         every = sorted(_walk(root, root.resolve()), key=lambda path: path.relative_to(root).as_posix())
         kept = [path for path in every if _ending(path)]
-        others = Counter(path.suffix or "no ending" for path in every if not _ending(path))
+        others = Counter(path.suffix or "without ending" for path in every if not _ending(path))
         listed = ", ".join(f"{count} {ending}" for ending, count in others.most_common(4))
         if not kept:
             raise WeftError(
                 f"{root}: nothing to read in this folder ({listed or 'it is empty'}); readable are {_readable()}"
             )
         if others:
-            self.notes = (f"source: {sum(others.values())} files in {root} are not read ({listed})",)
+            self.notes = (f"source: not read in {self.name}, for their endings: {listed}",)
         return [(path.relative_to(root).as_posix(), path) for path in kept]
 
 

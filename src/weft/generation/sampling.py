@@ -82,11 +82,10 @@ def keep_top_p(logits_BV: Tensor, p: float) -> Tensor:
 
     Holtzman et al. 2020, "nucleus sampling", section 3.1; of equals, those with the lower ids come first.
     """
-    if p == 1:
+    if p == 1:  # by rounding, the last ones may have nothing left to add
         return logits_BV
     sorted_BV, order_BV = logits_BV.double().softmax(-1).sort(dim=-1, descending=True, stable=True)
     before_BV = sorted_BV.cumsum(-1) - sorted_BV
-    before_BV[..., 0] = 0  # exactly, so that the likeliest token stays for the smallest p
     return _only(logits_BV, torch.zeros_like(order_BV, dtype=torch.bool).scatter(-1, order_BV, before_BV < p))
 
 

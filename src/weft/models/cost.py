@@ -7,13 +7,20 @@ and lifetimes but no values, while every storage is counted from its making to i
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    unset_fake_temporarily,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -108,6 +115,23 @@ class GenerationMemory:
     peak: int
 
 
+class UnknownMemoryError(Exception):
+    """Some part looks at values, so that what it does is not known before it runs."""
+
+
+@contextmanager
+def _fake() -> Iterator[_Live]:
+    """Tensors made inside are fake, and counted.
+
+    Raises UnknownMemoryError when somebody wants to know a value.
+    """
+    try:
+        with FakeTensorMode(), _Live() as live:
+            yield live
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        raise UnknownMemoryError(str(error)) from error
+
+
 def training_memory(
     config: ModelConfig,
     batch: int,
@@ -120,9 +144,9 @@ def training_memory(
     """What a step on `batch` x `length` tokens takes, its tensors counted on a CPU; `attention_dropout=False`: without.
 
     A process takes more: what libraries use as scratch, and what the allocator does not give back.
-    Raises WeftError when the positions cannot number `length` tokens.
+    Raises WeftError when the positions cannot number `length` tokens, UnknownMemoryError when a part looks at values.
     """
-    with FakeTensorMode(), _Live() as live:
+    with _fake() as live:
         model = _model(config, precision)
         if not attention_dropout:
             for module in attentions_with_dropout(model):
@@ -145,9 +169,9 @@ def training_memory(
 def generation_memory(config: ModelConfig, batch: int, length: int, precision: Precision = "fp32") -> GenerationMemory:
     """What `batch` texts of `length` tokens take, float32 parameters included, its tensors counted on a CPU.
 
-    Raises WeftError when the positions cannot number `length` tokens.
+    Raises WeftError when the positions cannot number `length` tokens, UnknownMemoryError when a part looks at values.
     """
-    with FakeTensorMode(), torch.no_grad(), _Live() as live:
+    with torch.no_grad(), _fake() as live:
         model = _model(config, precision).eval()
         parameters, cache = live.now, model.new_cache(batch)
         output = model(torch.zeros(batch, length, dtype=torch.long), cache=cache)
@@ -194,7 +218,7 @@ class _Live(TorchDispatchMode):
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
                 self._count(leaf)
-        if isinstance(out, Tensor) and not out.is_floating_point() and out.numel() <= _SMALL:
+        if isinstance(out, Tensor) and not out.is_floating_point() and out.nbytes <= _SMALL:
             self._compute(out, func, args, kwargs or {})
         return out
 
@@ -220,8 +244,8 @@ class _Live(TorchDispatchMode):
                 self._values[out] = func(*known[0], **known[1])
 
 
-_SMALL = 1 << 16
-"""Elements; positions of a batch's tokens are fewer, a dense mask has more."""
+_SMALL = 1 << 25
+"""Bytes of whole numbers that are computed in truth: the places of four million tokens."""
 
 
 def _chosen(x: Tensor, indices: list[Tensor | None]) -> Tensor | None:

@@ -18,6 +18,7 @@ from weft.models.cost import (
     GenerationMemory,
     Precision,
     TrainingMemory,
+    UnknownMemoryError,
     attentions_with_dropout,
     by_section,
     by_slot,
@@ -26,6 +27,7 @@ from weft.models.cost import (
     generation_memory,
     training_memory,
 )
+from weft.models.transformer import Transformer
 from weft.nn import Cost, Dims
 from weft.report.terminal import count, percent, size, table
 
@@ -52,6 +54,16 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What training and generating take, in bytes."""
+
+    training: TrainingMemory
+    generation: GenerationMemory
+    undropped: TrainingMemory | None
+    """training without dropout in attention, where there is any"""
+
+
+@dataclass(frozen=True)
 class Description:
     """What `weft describe` tells; costs are for one token in a text of `length` tokens."""
 
@@ -64,10 +76,8 @@ class Description:
     sections: dict[str, Cost]
     slots: dict[str, Cost]
     derived: list[str]
-    training: TrainingMemory
-    undropped: TrainingMemory | None
-    """training without dropout in attention, where there is any"""
-    generation: GenerationMemory
+    memory: Memory | None
+    """None where a part looks at values, so that only a run can tell"""
 
     @property
     def cost(self) -> Cost:
@@ -91,26 +101,26 @@ class Description:
             "slots": {name: asdict(cost) for name, cost in self.slots.items()},
             "modules": [asdict(row) for row in self.rows],
             "derived": self.derived,
-            "memory": {
-                "batch": self.batch,
-                "precision": self.precision,
-                "training": asdict(self.training),
-                "training_without_attention_dropout": asdict(self.undropped) if self.undropped else None,
-                "generation": asdict(self.generation),
-            },
+            "batch": self.batch,
+            "precision": self.precision,
+            "memory": asdict(self.memory) if self.memory else None,
         }
 
     def _summary(self) -> list[str]:
         config, cost = self.config, self.cost
         layers = len(config.decoder.layers())
-        return [
+        lines = [
             f"{self.name}: {cost.parameters:,} parameters, {layers} layer{'' if layers == 1 else 's'}"
             f" of width {config.d_model:,}, vocabulary of {config.vocab_size:,}",
             f"a token in a text of {self.length:,}: {count(cost.flops)} FLOPs forward,"
             f" {count(3 * cost.flops)} in training, {size(cache_bytes(cost, self.precision))} of cache",
-            f"{self.batch:,} x {self.length:,} tokens in {self.precision}: training takes"
-            f" {size(self.training.peak)} of memory, generating {size(self.generation.peak)}",
         ]
+        if self.memory is not None:
+            lines.append(
+                f"{self.batch:,} x {self.length:,} tokens in {self.precision}: training takes"
+                f" {size(self.memory.training.peak)} of memory, generating {size(self.memory.generation.peak)}"
+            )
+        return lines
 
     def _tree(self) -> list[str]:
         rows = []
@@ -140,7 +150,9 @@ class Description:
         return table(("where", "parameters", "share", "FLOPs", "share"), rows).splitlines()
 
     def _memory(self) -> list[str]:
-        training, generation = self.training, self.generation
+        if self.memory is None:
+            return ["memory: a part looks at values, so that only a run can tell"]
+        training, generation, undropped = self.memory.training, self.memory.generation, self.memory.undropped
         rows = [
             ("parameters, fp32", size(training.parameters), size(generation.parameters)),
             ("gradients", size(training.gradients), None),
@@ -151,11 +163,11 @@ class Description:
             ("most at once", size(training.peak), size(generation.peak)),
         ]
         said = ["these are tensors on a CPU; libraries and the allocator add 5 to 30 %"]
-        if self.undropped is not None:
+        if undropped is not None:
             said.append(
                 f"dropout in attention keeps every head's {self.length:,} x {self.length:,} weights for backward;"
             )
-            said.append(f"with decoder.block.attention.dropout=0 training takes {size(self.undropped.peak)}")
+            said.append(f"with decoder.block.attention.dropout=0 training takes {size(undropped.peak)}")
         return [*table(("memory", "training", "generating"), rows).splitlines(), *said]
 
 
@@ -181,7 +193,7 @@ def describe(
         said.append(f"vocab_size not given: the tokenizer's, known with the data; here {vocab_size:,}")
     length = length or config.max_length
     model = blank(config)
-    found, dropping = costs(model, length), attentions_with_dropout(model)
+    found = costs(model, length)
     return Description(
         name=name,
         config=config,
@@ -192,10 +204,18 @@ def describe(
         sections=by_section(found),
         slots=by_slot(found),
         derived=[*said, *derived(config)],
-        training=training_memory(config, batch, length, precision),
-        undropped=training_memory(config, batch, length, precision, attention_dropout=False) if dropping else None,
-        generation=generation_memory(config, batch, length, precision),
+        memory=_memory(model, batch, length, precision),
     )
+
+
+def _memory(model: Transformer, batch: int, length: int, precision: Precision) -> Memory | None:
+    asked = model.config, batch, length, precision
+    try:
+        training, generation = training_memory(*asked), generation_memory(*asked)
+        dropping = attentions_with_dropout(model)
+        return Memory(training, generation, training_memory(*asked, attention_dropout=False) if dropping else None)
+    except UnknownMemoryError:
+        return None
 
 
 def declarations(config: TransformerConfig) -> dict[str, Part]:

@@ -181,7 +181,7 @@ class Bpe(TokenizerConfig, kind="bpe"):
 
     vocab_size: int = Field(4096, ge=257)
     """number of tokens, special ones and the 256 bytes included"""
-    sample_bytes: PositiveInt = 64 * 2**20
+    sample_bytes: PositiveInt = 64_000_000
     """about how much of the training text it is trained on; documents are taken evenly from all of it"""
 
     def train(self, texts: Iterable[str], total_bytes: int, special: Sequence[str] = ()) -> Tokenizer:

@@ -13,7 +13,7 @@ from statistics import NormalDist, fmean, median
 from typing import Literal
 
 from weft.report.formats import percent, significant
-from weft.training.record import Curve, Log
+from weft.training.record import Curve, Log, curve_of
 
 Level = Literal["warning", "note", "good"]
 
@@ -85,10 +85,10 @@ def diverging(log: Log) -> Finding | None:
 
 
 def overfitting(log: Log) -> Finding | None:
-    """From at least 4 validation measurements of one fixed text: overfitting where the last lies more than 1 % above
-    the best, at least two follow the best, and the median training loss falls from the evaluation interval before the
-    best to the last interval; where the training loss does not fall, the rise alone is said; where the last lies
-    within 1 % of the best, no overfitting is seen."""
+    """From at least 4 validation measurements of one text made in one way: overfitting where the last lies more than
+    1 % above the best, at least two follow the best, and the median training loss falls from the evaluation interval
+    before the best to the last interval; where the training loss does not fall, the rise alone is said; where the last
+    lies within 1 % of the best, no overfitting is seen."""
     validation, unit = _validation(log)
     if len(validation) < ENOUGH_EVALUATIONS:
         return None
@@ -146,7 +146,7 @@ def underfitting(log: Log) -> Finding | None:
     if 0.95 * start < now <= start:
         fell = f"from {start:.3g} to {now:.3g} nats per token"
         return Finding("underfitting", "note", f"The training loss has hardly fallen since the first line: {fell}.")
-    change, validation = _change(log), log.curve("validation", "loss").finite()
+    change, validation = _change(log), curve_of(log.repeated(), "loss").finite()
     if change is None or abs(change[0]) + change[1] >= 0.02 or not len(validation) or now <= 0:
         return None
     gap = validation.values[-1] / now - 1
@@ -161,13 +161,14 @@ def underfitting(log: Log) -> Finding | None:
 
 
 def short(log: Log) -> Finding | None:
-    """Fewer than 12 training lines, or fewer than 4 validation measurements of one fixed text: what cannot be told."""
+    """Fewer than 12 training lines, or fewer than 4 validation measurements of one text made in one way: what cannot be
+    told."""
     lines, measured = len(log.curve("train", "loss").finite()), len(_validation(log)[0])
     if lines < FEW_LINES:
         return Finding("short", "note", f"Too little to judge a trend: {_plural(lines, 'training line')} in the log.")
     if measured < ENOUGH_EVALUATIONS:
         said = _plural(measured, "validation measurement")
-        return Finding("few-evaluations", "note", f"Too little to judge overfitting: {said} of one fixed text.")
+        return Finding("few-evaluations", "note", f"Too little to judge overfitting: {said} that compare.")
     return None
 
 
@@ -192,7 +193,10 @@ def gradients(log: Log) -> Finding | None:
             f"The gradient norm spiked to {highest:.2g} at step {step:,}, {highest / middle:,.0f} times its median."
         )
         return Finding("spikes", "note", message, step)
-    message = f"The gradient norm stayed between {min(settled.values):.2g} and {highest:.2g} (median {middle:.2g})."
+    message = (
+        f"The gradient norm stayed between {significant(min(settled.values), 2)} and {significant(highest, 2)} "
+        f"(median {significant(middle, 2)})."
+    )
     return Finding("steady-gradients", "good", message)
 
 
@@ -242,11 +246,11 @@ def update_ratios(log: Log) -> Finding | None:
 
 
 def _validation(log: Log) -> tuple[Curve, str]:
-    """The finite validation measurements that compare, those of one fixed text, and their unit."""
+    """The finite validation measurements that compare, those of one text made in one way, and their unit."""
     for name, unit in (("bits_per_byte", "bits per byte"), ("loss", "nats per token")):
-        part, whole = (log.curve("validation", name, whole=flag).finite() for flag in (False, True))
-        if len(part) or len(whole):
-            return (part if len(part) >= len(whole) else whole), unit
+        curve = curve_of(log.repeated(), name).finite()
+        if len(curve):
+            return curve, unit
     return Curve(), ""
 
 

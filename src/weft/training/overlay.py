@@ -13,7 +13,7 @@ from weft.report.markup import Markup, tag
 from weft.report.page import figure, flatten, fold, page, prose, section, table
 from weft.report.svg import PALETTE, Chart, Reference, Series
 from weft.training.pictures import BITS, NATS, baselines, conversion, measure, scaled, smooth, two_decimals
-from weft.training.record import Curve, Run
+from weft.training.record import Curve, Run, curve_of
 
 Pick = Callable[[Run], Curve]
 
@@ -23,7 +23,7 @@ class Overlay:
 
     def __init__(self, runs: list[Run]) -> None:
         self.runs = runs
-        self.names = _distinct([run.name for run in runs])
+        self.names = _names(runs)
         sizes = [_tokens_a_step(run) for run in runs if run.log.of("train")]
         known = [size for size in sizes if size is not None]
         self.x_name = "tokens" if len(known) == len(sizes) > 0 and max(known) > 1.01 * min(known) else "steps"
@@ -109,14 +109,10 @@ def _caution(runs: list[Run]) -> str:
 
 
 def _validation(overlay: Overlay) -> Chart | None:
-    bits = all(len(run.log.curve("validation", "bits_per_byte").finite()) for run in overlay.runs)
+    measured = [run for run in overlay.runs if run.log.of("validation")]
+    bits = all(len(curve_of(run.log.repeated(), "bits_per_byte").finite()) for run in measured)
     name, unit = ("bits_per_byte", BITS) if bits else ("loss", NATS)
-
-    def pick(run: Run) -> Curve:
-        part = run.log.curve("validation", name, whole=False)
-        return part if len(part) else run.log.curve("validation", name, whole=True)
-
-    series = overlay.series(pick)
+    series = overlay.series(lambda run: curve_of(run.log.repeated(), name))
     if not series:
         return None
     levels = {(level.name, level.value): Reference(level.name, level.value) for level in baselines(overlay.runs[0])}
@@ -127,7 +123,7 @@ def _validation(overlay: Overlay) -> Chart | None:
         series,
         overlay.x_name,
         unit,
-        subtitle="Validation loss during training, on a fixed part of the text where the run kept one; lower is better",
+        subtitle="Validation loss during training, as each run repeated it; lower is better",
         references=list(levels.values()) if bits and shared else [],
         ceiling=_ceiling(series),
         show=two_decimals,
@@ -260,11 +256,11 @@ def _tokens_a_step(run: Run) -> float | None:
     return known[-1].tokens / known[-1].step if known else None
 
 
-def _distinct(names: list[str]) -> list[str]:
-    """The names, numbered where two runs have the same."""
-    seen: dict[str, int] = {}
-    distinct = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        distinct.append(name if names.count(name) == 1 else f"{name} ({seen[name]})")
-    return distinct
+def _names(runs: list[Run]) -> list[str]:
+    """The runs' own names, or where two are the same their folders', or else numbered."""
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        names = [run.folder for run in runs]
+    return [
+        name if names.count(name) == 1 else f"{name} ({names[: i + 1].count(name)})" for i, name in enumerate(names)
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from statistics import median, quantiles
 
@@ -11,10 +12,11 @@ from weft.report.heat import HeatMap
 from weft.report.scales import running_median
 from weft.report.svg import Chart, Event, Reference, Series
 from weft.training.diagnosis import Finding
-from weft.training.record import Curve, Line, Run, finite
+from weft.training.record import Curve, Line, Run, curve_of, finite
 
 BITS, NATS = "bits per byte", "nats per token"
 TRAINING, VALIDATION = "blue", "vermillion"  # one color each, in every picture
+_PART = "one fixed part of the validation text"
 SMOOTHED_FROM = 60  # lines; fewer are drawn as they are
 
 
@@ -51,12 +53,12 @@ class Conversion:
 
 
 def measure(run: Run) -> Measure | None:
-    """The last finite validation value (of the whole split, if that was measured), or else the last training loss."""
+    """The last finite validation value (that which concluded the run, if one did), or else the last training loss."""
     for name, unit in (("bits_per_byte", BITS), ("loss", NATS)):
-        for whole in (True, False):
-            curve = run.log.curve("validation", name, whole=whole).finite()
+        for lines in (run.log.concluding(), run.log.repeated()):
+            curve = curve_of(lines, name).finite()
             if len(curve):
-                return Measure(curve.values[-1], unit, curve.steps[-1], whole)
+                return Measure(curve.values[-1], unit, curve.steps[-1], bool(lines[-1].values.get("whole")))
     loss = smooth(run.log.curve("train", "loss").finite())
     return Measure(loss.values[-1], NATS, loss.steps[-1], whole=False, validation=False) if len(loss) else None
 
@@ -67,8 +69,8 @@ def baselines(run: Run) -> list[Baseline]:
     for key, entry in run.section("data.baselines").items():
         value = finite(entry.get("bits_per_byte")) if isinstance(entry, dict) else None
         if value:
-            name, _, how = str(entry.get("how") or key).partition(",")
-            found.append(Baseline(name.strip() or str(key), value, how.strip()))
+            name, *how = re.split(r"\s*,\s*|\s+(?=with\b)", str(entry.get("how") or key), maxsplit=1)
+            found.append(Baseline(name or str(key), value, " ".join(how)))
     return sorted(found, key=lambda baseline: not baseline.name.startswith("xz"))
 
 
@@ -85,21 +87,21 @@ def conversion(run: Run) -> Conversion | None:
 
 def learning_curve(run: Run, findings: list[Finding]) -> Chart | None:
     """Training and validation over the steps, in bits per byte where those can be had honestly."""
-    known = len(run.log.curve("validation", "bits_per_byte").finite())
-    convert = conversion(run) if known else None
+    known = curve_of(run.log.repeated(), "bits_per_byte").finite()
+    convert = conversion(run) if len(known) else None
     unit, name = (BITS, "bits_per_byte") if convert else (NATS, "loss")
     training = scaled(run.log.curve("train", "loss"), convert.factor if convert else 1.0)
-    part, whole = (run.log.curve("validation", name, whole=flag) for flag in (False, True))
-    series = _faint_and_smooth(training, "training", "train")
-    if len(part):
-        series.append(Series("validation, part", part.points, VALIDATION, "dots", "valid. part"))
-        series.append(Series("validation, whole", whole.points[-1:], VALIDATION, "ring", "valid. whole"))
-    else:
-        series.append(Series("validation", whole.points, VALIDATION, "dots", "valid."))
+    repeated, concluding = (curve_of(lines, name) for lines in (run.log.repeated(), run.log.concluding()))
+    part = "" if all(line.values.get("whole") for line in run.log.repeated()) else " part"
+    series = [
+        *_faint_and_smooth(training, "training", "train"),
+        Series(f"validation{part and ',' + part}", repeated.points, VALIDATION, "dots", f"valid.{part}"),
+        Series("validation, whole", concluding.points[-1:], VALIDATION, "ring", "valid. whole"),
+    ]
     series = [line for line in series if line.last]
     if not series:
         return None
-    ceiling, found = _ceiling(training, part if len(part) else whole), measure(run)
+    ceiling, found = _ceiling(training, repeated), measure(run)
     return Chart(
         title=_curve_title(run, findings),
         series=series,
@@ -137,14 +139,13 @@ def _curve_title(run: Run, findings: list[Finding]) -> str:
 def _seen(run: Run, found: Measure) -> str:
     """What the validation curve shows: when it passed the baseline, or how far it fell."""
     name = "bits_per_byte" if found.unit == BITS else "loss"
-    part = run.log.curve("validation", name, whole=False).finite()
-    curve = part if len(part) else run.log.curve("validation", name).finite()
+    curve = curve_of(run.log.repeated(), name).finite()
     for level in baselines(run)[:1] if found.unit == BITS else ():
         below = [step for step, value in zip(curve.steps, curve.values, strict=True) if value < level.value]
         if below and curve.values[-1] < level.value and below[0] > curve.steps[0]:
             return f"Validation passed below {level.name} by step {below[0]:,}"
-        if curve.values[-1] >= level.value:
-            return f"Validation has not reached {level.name}: {comparison(curve.values[-1], level)}"
+        if found.value > level.value * 1.005:
+            return f"Validation is still {percent(found.value / level.value - 1)} above {level.name}"
     if len(curve) < 2:
         return f"Validation came to {found} {found.unit}"
     moved = "fell" if curve.values[-1] < curve.values[0] else "went"
@@ -162,12 +163,10 @@ def _curve_notes(run: Run, training: Curve, convert: Conversion | None, ceiling:
             f"Training loss is logged in nats per token and shown with the {convert.whose}'s "
             f"{convert.bytes_per_token:.2f} bytes per token."
         )
-    part = [line for line in run.log.of("validation") if not line.values.get("whole")]
-    whole = [line for line in run.log.of("validation") if line.values.get("whole")]
-    if part:
-        said.append(f"Dots: one fixed part of the validation text{_bytes(part[-1])}.")
-    if part and whole:
-        said.append(f"Ring: the whole of it{_bytes(whole[-1])}, so not the same quantity.")
+    for line in run.log.repeated()[-1:]:
+        said.append(f"Dots: {'the whole validation text' if line.values.get('whole') else _PART}{_way(line)}.")
+    for line in run.log.concluding()[-1:]:
+        said.append(f"Ring: the whole of it{_way(line)}, so not the same quantity.")
     if convert:
         said += [f"{level.name}: {level.how}." for level in baselines(run) if level.how]
     above = [value for value in training.finite().values if ceiling is not None and value > ceiling]
@@ -191,10 +190,14 @@ def _events(run: Run, findings: list[Finding]) -> list[Event]:
     marked = ("overfitting", "validation-rose")
     events = [Event(float(f.step), "best validation") for f in findings if f.kind in marked and f.step is not None]
     events += [Event(float(f.step), "not finite from here") for f in findings if f.kind == "not-finite" and f.step]
-    lines = run.log.of("event")
+    happened = [(line.step, str(line.values.get("what") or "event")) for line in run.log.of("event")]
+    resumes = run.at("resumes")
+    for entry in resumes if isinstance(resumes, list) else []:
+        step = finite(entry.get("step")) if isinstance(entry, dict) else None
+        happened += [(int(step), "resumed")] if step is not None else []
     # More than a few would hide the curve; all of them stand at the end of the page.
-    if len(lines) <= 4:
-        events += [Event(float(line.step), str(line.values.get("what") or "event")[:24]) for line in lines]
+    if len(happened) <= 4:
+        events += [Event(float(step), what[:24]) for step, what in dict.fromkeys(happened)]
     return events
 
 
@@ -318,6 +321,10 @@ def two_decimals(value: float) -> str:
     return f"{value:.2f}" if math.isfinite(value) and abs(value) < 1e4 else significant(value)
 
 
-def _bytes(line: Line) -> str:
-    amount = finite(line.values.get("bytes"))
-    return f" ({size(amount)})" if amount else ""
+def _way(line: Line) -> str:
+    """How much text was measured, and in which windows."""
+    amount, window, stride = (finite(line.values.get(name)) for name in ("bytes", "window", "stride"))
+    said = [size(amount)] if amount else []
+    if window and stride:
+        said.append(f"windows of {window:,.0f} tokens every {stride:,.0f}")
+    return f" ({', '.join(said)})" if said else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,14 +73,28 @@ class Log:
         """The lines of one split: train, validation, sample or event."""
         return [line for line in self.lines if line.split == split]
 
-    def curve(self, split: str, name: str, *, whole: bool | None = None) -> Curve:
-        """One value of a split over the steps; `whole` asks for measurements of the whole split, or of a fixed part."""
-        lines = [line for line in self.of(split) if whole is None or bool(line.values.get("whole")) is whole]
-        return _curve((line.step, number(line.values.get(name))) for line in lines)
+    def curve(self, split: str, name: str) -> Curve:
+        """One value of a split over the steps."""
+        return curve_of(self.of(split), name)
+
+    def repeated(self) -> list[Line]:
+        """The validation measurements that compare: those made most often in one way (window, stride, amount of text).
+
+        What is measured during training is often a part, without context that overlaps; at the end the whole, with.
+        """
+        lines = self.of("validation")
+        ways = Counter(map(_way, lines))
+        usual = max(ways, key=ways.__getitem__, default=())
+        return [line for line in lines if _way(line) == usual]
+
+    def concluding(self) -> list[Line]:
+        """The validation measurements of the whole text that were made in another way than the repeated ones."""
+        usual = [_way(line) for line in self.repeated()[:1]]
+        return [line for line in self.of("validation") if line.values.get("whole") and _way(line) not in usual]
 
     def clock(self, name: str) -> Curve:
         """One reading of the clock (tokens_per_second, peak_share) over the steps."""
-        return _curve((line.step, number(line.clock.get(name))) for line in self.of("train"))
+        return _joined((line.step, number(line.clock.get(name))) for line in self.of("train"))
 
     def layers(self, name: str) -> dict[str, Curve]:
         """One value of each layer over the steps, in the order in which the log names the layers."""
@@ -89,7 +104,7 @@ class Log:
             for layer, values in layers.items() if isinstance(layers, Mapping) else ():
                 if isinstance(values, Mapping):
                     pairs.setdefault(str(layer), []).append((line.step, number(values.get(name))))
-        curves = {layer: _curve(found) for layer, found in pairs.items()}
+        curves = {layer: _joined(found) for layer, found in pairs.items()}
         return {layer: curve for layer, curve in curves.items() if len(curve)}
 
 
@@ -102,6 +117,7 @@ class Run:
     log: Log
     recipe: str = ""
     resolved: str = ""
+    folder: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> Run:
@@ -113,9 +129,8 @@ class Run:
         manifest = _mapping(_text(folder / "manifest.json"))
         name = manifest.get("name")
         texts = (_text(folder / "recipe.yaml"), _text(folder / "resolved.yaml"))
-        return cls(
-            str(name or folder.resolve().name), manifest, Log.of_entries(log.Log(folder / "metrics.jsonl")), *texts
-        )
+        lines, place = Log.of_entries(log.Log(folder / "metrics.jsonl")), folder.resolve().name
+        return cls(str(name or place), manifest, lines, *texts, folder=place)
 
     def at(self, path: str) -> object:
         """What the manifest holds at a dotted path; None where it holds nothing."""
@@ -177,6 +192,16 @@ def _line(entry: object) -> Line | None:
     return Line(step, tokens, seconds, str(entry.get("split")), values, clock)
 
 
-def _curve(pairs: Iterable[tuple[int, float | None]]) -> Curve:
+def curve_of(lines: Iterable[Line], name: str) -> Curve:
+    """One value of these lines over the steps."""
+    return _joined((line.step, number(line.values.get(name))) for line in lines)
+
+
+def _way(line: Line) -> tuple[object, ...]:
+    """How a validation was measured: two values compare only where this is the same."""
+    return tuple(str(line.values.get(key)) for key in ("whole", "window", "stride", "bytes", "final"))
+
+
+def _joined(pairs: Iterable[tuple[int, float | None]]) -> Curve:
     known = [(step, value) for step, value in pairs if value is not None]
     return Curve([step for step, _ in known], [value for _, value in known])

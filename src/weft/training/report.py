@@ -16,7 +16,7 @@ from weft.training import pictures
 from weft.training.diagnosis import Finding, diagnose
 from weft.training.overlay import overlay_page
 from weft.training.pictures import BITS, baselines, comparison, measure
-from weft.training.record import Line, Run, finite
+from weft.training.record import Line, Run, curve_of, finite
 
 TREND = {
     "diverging": "the training loss has risen",
@@ -170,7 +170,7 @@ def _samples(run: Run) -> Markup:
 def _losses(run: Run) -> dict[int, str]:
     """The validation loss at each step where there is one, with its unit."""
     for name, unit in (("bits_per_byte", BITS), ("loss", pictures.NATS)):
-        curve = run.log.curve("validation", name).finite()
+        curve = curve_of(run.log.repeated(), name).finite()
         if len(curve):
             return {step: f"{value:.2f} {unit}" for step, value in zip(curve.steps, curve.values, strict=True)}
     return {}

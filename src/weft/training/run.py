@@ -86,7 +86,7 @@ def train(
         bound = prepared.recipe.model_copy(update={"plugins": tuple(copies)})
         prepared = replace(prepared, recipe=bound)
         loaded = dict(zip(copies, loaded.values(), strict=True))
-    manifest = manifest_of(prepared, training, loaded, command)
+    manifest = {**manifest_of(prepared, training, loaded, command), "name": path.name}
     resolved = prepared.recipe.model_dump(mode="json")
     run = RunFolder.create(path, asked, resolved, manifest, copies)
     return Runner(run, prepared, training, on_step, console).run()
@@ -240,11 +240,12 @@ class Runner:
     def _sample(self) -> None:
         options, training = self.prepared.recipe.train, self.training
         if options.sample_tokens:
+            prompt = 1 + len(self.prepared.data.tokenizer.encode(options.sample_prompt))
             text = generate(
                 training.model,
                 self.prepared.data.tokenizer,
                 options.sample_prompt,
-                max_tokens=options.sample_tokens,
+                max_tokens=max(1, min(options.sample_tokens, training.length - prompt)),
                 temperature=0.8,
                 seed=options.seed,
             )

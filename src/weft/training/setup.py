@@ -42,6 +42,7 @@ def prepare_run(recipe: Recipe, console: Console) -> Prepared:
     """
     machine = device.choose(recipe.train.device, recipe.train.precision)
     threads = device.set_threads(recipe.train.threads)
+    device.keep_memory()
     _deterministic()
     needed = recipe.objective.heads()
     missing = [name for name in needed if name not in recipe.model.heads]
