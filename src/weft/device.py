@@ -136,7 +136,8 @@ def keep_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
-    return all(mallopt(option, value) for option, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**26)))
+    settings = {mmap_max: 0, trim_threshold: 2**31 - 1, top_pad: 2**26}
+    return all(mallopt(option, value) for option, value in settings.items())
 
 
 def available_cores() -> int:

@@ -71,8 +71,6 @@ def main() -> None:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:  # typer's own exit code is the same, but it does not see one that comes before it
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -13,25 +13,25 @@ from weft.errors import WeftError
 _loaded: dict[str, str] = {}
 
 
-def load_plugins(names: Iterable[str], base: Path) -> dict[str, str]:
-    """Run the named Python files (relative to `base`), so that their parts register; returns name -> SHA-256.
+def load_plugins(names: Iterable[str | Path], base: Path = Path()) -> dict[Path, str]:
+    """Run these Python files (relative to `base`), so that their parts register; returns each one's SHA-256.
 
     Raises WeftError when a file is missing or fails.
     """
-    return {name: _load(name, base) for name in names}
+    return {base / name: _load(base / name) for name in names}
 
 
-def _load(name: str, base: Path) -> str:
-    path = (base / name).resolve()
+def _load(path: Path) -> str:
+    name = str(path)
     try:
         source = path.read_bytes()
     except OSError as error:
-        raise WeftError(f"plugins: {name}: {error.strerror} (looked in {base})") from None
+        raise WeftError(f"plugins: {name}: {error.strerror}") from None
     digest = hashlib.sha256(source).hexdigest()
     if digest in _loaded.values():
         return digest
     module_name = f"weft_plugin_{path.stem}_{digest[:8]}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
+    spec = importlib.util.spec_from_file_location(module_name, path.resolve())
     if spec is None or spec.loader is None:
         raise WeftError(f"plugins: {name}: not a Python file")
     module = importlib.util.module_from_spec(spec)

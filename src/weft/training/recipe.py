@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -112,14 +112,19 @@ def read_recipe(source: str | Path) -> tuple[dict[str, Any], Path]:
 
 
 def load_recipe(
-    raw: dict[str, Any], base: Path, overrides: Iterable[str | Override] = (), notes: list[str] | None = None
-) -> tuple[Recipe, dict[str, str]]:
+    raw: dict[str, Any], base: Path, overrides: Sequence[str] = (), notes: list[str] | None = None
+) -> tuple[Recipe, dict[Path, str]]:
     """The checked recipe, and the plugins that it loaded with their hashes.
+
+    Plugins that the recipe names lie relative to `base`, those that an override names to the current folder.
 
     Raises ConfigError with every problem, a line each.
     """
-    names = raw.get("plugins") or ()
+    names, folder = raw.get("plugins") or (), base
+    for text in overrides:
+        if text.partition("=")[0].strip() == "plugins":  # before all others: they may name what a plugin registers
+            names, folder = Override.read(text).value or (), Path()
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise WeftError(f"plugins = {names!r}: should be a list of Python files")
-    loaded = load_plugins(names, base)
+    loaded = load_plugins(names, folder)
     return load(Recipe, raw, overrides, notes), loaded

@@ -65,7 +65,7 @@ def train(
     with what was asked.
     """
     console = console or make_console()
-    load_plugins(plugins, Path())
+    load_plugins(plugins)
     if isinstance(recipe, str | Path) and Path(recipe).is_dir():
         return _go_on(RunFolder.open(Path(recipe)), list(overrides), on_step, console)
     raw, base = (recipe, Path()) if isinstance(recipe, dict) else read_recipe(recipe)
@@ -80,13 +80,13 @@ def train(
     training = new_training(prepared, console)
     command = " ".join(["weft train", str(recipe) if not isinstance(recipe, dict) else "{...}", *overrides])
     asked, _ = apply(Recipe, raw, overrides)
-    copies = {f"plugins/{Path(plugin).name}": base / plugin for plugin in loaded}
+    copies = {f"plugins/{plugin.name}": plugin for plugin in loaded}
     if copies:
         asked["plugins"] = list(copies)
         bound = prepared.recipe.model_copy(update={"plugins": tuple(copies)})
         prepared = replace(prepared, recipe=bound)
-        loaded = dict(zip(copies, loaded.values(), strict=True))
-    manifest = {**manifest_of(prepared, training, loaded, command), "name": path.name}
+    hashes = dict(zip(copies, loaded.values(), strict=True))
+    manifest = {**manifest_of(prepared, training, hashes, command), "name": path.name}
     resolved = prepared.recipe.model_dump(mode="json")
     run = RunFolder.create(path, asked, resolved, manifest, copies)
     return Runner(run, prepared, training, on_step, console).run()

@@ -17,6 +17,7 @@ from weft.config import load, semantic
 from weft.data.config import prepare
 from weft.data.shards import PreparedData
 from weft.errors import WeftError
+from weft.models.build import blank
 from weft.models.cost import parameter_count
 from weft.runs import fingerprints
 from weft.training.budget import Budget
@@ -52,8 +53,10 @@ def prepare_run(recipe: Recipe, console: Console) -> Prepared:
     length = model.max_length
     if recipe.train.batch_tokens < length:
         raise WeftError(
-            f"train.batch_tokens = {recipe.train.batch_tokens} is less than one row of tokens, model.max_length = {length}"
+            f"train.batch_tokens = {recipe.train.batch_tokens} is less than a row of model.max_length = {length} tokens"
         )
+    trial = blank(model.bind(model.vocab_size or 256))  # parts that do not fit are found before the data are read
+    recipe.optimizer.parameter_groups(trial.named_parameters())
     data = prepare(recipe.data, length, recipe.objective.special_tokens, console)
     bound = recipe.model_copy(update={"model": model.bind(data.tokenizer.vocab_size)})
     return Prepared(bound, data, machine, environment(machine, threads))
