@@ -134,7 +134,8 @@ class Description:
         return table(("module", "part", "shape", "parameters", "FLOPs", "cache"), rows).splitlines()
 
     def _said(self) -> list[str]:
-        return ["", *self.derived] if self.derived else []
+        lines = [line for text in self.derived for line in wrap(text, 100, subsequent_indent="  ")]
+        return ["", *lines] if lines else []
 
     def _shares(self) -> list[str]:
         def share(value: int, whole: int) -> str | None:
@@ -264,7 +265,7 @@ def _with_index(path: str, indices: list[str], config: TransformerConfig) -> str
         return path
     stack, _, rest = path.split(".", 2)
     everywhere = len(indices) == len(getattr(config, stack).layers())
-    return f"{stack}.block.{rest}" if everywhere else f"{stack}.blocks.{ranges(map(int, indices))}.{rest}"
+    return f"{stack}.block.{rest}" if everywhere else f"{stack}.blocks.{_brief(ranges(map(int, indices)))}.{rest}"
 
 
 class _Tree:
@@ -290,9 +291,9 @@ class _Tree:
         for name, child in self.modules[paths[0]].named_children():
             if isinstance(child, nn.ModuleList):
                 for group in self._alike(f"{paths[0]}.{name}", len(child)):
-                    each = f"{name}.{ranges(group)}"
+                    each, brief = f"{name}.{ranges(group)}", f"{name}.{_brief(ranges(group))}"
                     inside = [f"{path}.{name}.{index}" for path in paths for index in group]
-                    label = f"{each} ({len(group)} x)" if len(group) > 1 else each
+                    label = f"{brief} ({len(group)} x)" if len(group) > 1 else brief
                     yield from self._below(inside, f"{shown}.{each}", label, depth + 1)
             elif not isinstance(child, nn.Identity):
                 yield from self._below([f"{path}.{name}" for path in paths], f"{shown}.{name}", name, depth + 1)
@@ -355,3 +356,8 @@ def ranges(numbers: Iterable[int]) -> str:
     """Ascending whole numbers in short: 0-4,6."""
     runs = [[number for _, number in run] for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]
     return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def _brief(text: str, room: int = 12) -> str:
+    """The first of several ranges, as many as there is room for."""
+    return text if len(text) <= room else f"{text[: text.rindex(',', 0, room)]},..."

@@ -77,6 +77,7 @@ class Block(Module):
 
     def forward(self, x_BTD: Tensor, context: Context) -> tuple[Tensor, Terms]:
         """x after this block, and what its parts emitted: by value, so that recomputing a block repeats nothing."""
+        self.gather()  # drop what a recomputation left: checkpointing stops it before its end
         x_BTD = self.mix(x_BTD, context)
         return x_BTD, self.gather()
 

@@ -66,10 +66,10 @@ class FullEntry:
         if self.k_BGSK is not None and self.v_BGSL is not None:
             self.k_BGSK, self.v_BGSL = self.k_BGSK[rows], self.v_BGSL[rows]
 
-    def join(self, other: FullEntry) -> None:
-        """Add the other entry's rows below this one's."""
-        self.k_BGSK = _stack(self.k_BGSK, other.k_BGSK)
-        self.v_BGSL = _stack(self.v_BGSL, other.v_BGSL)
+    def join(self, other: FullEntry, rows: tuple[int, int]) -> None:
+        """Add the other entry's rows below this one's; `rows` counts both, also those that hold nothing yet."""
+        self.k_BGSK = _stack(self.k_BGSK, other.k_BGSK, rows)
+        self.v_BGSL = _stack(self.v_BGSL, other.v_BGSL, rows)
 
     def rewind(self, lengths: Sequence[int]) -> None:
         """Forget all but the first `lengths[b]` tokens of each row: their slots are simply written again."""
@@ -80,12 +80,17 @@ class FullEntry:
         return sum(x.numel() * x.element_size() for x in (self.k_BGSK, self.v_BGSL) if x is not None)
 
 
-def _stack(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    if first is None or second is None:
-        return second if first is None else first
-    capacity = max(first.shape[2], second.shape[2])
-    grown = [torch.nn.functional.pad(x, (0, 0, 0, capacity - x.shape[2])) for x in (first, second)]
-    return torch.cat(grown)
+def _stack(first: Tensor | None, second: Tensor | None, rows: tuple[int, int]) -> Tensor | None:
+    held = [x for x in (first, second) if x is not None]
+    if not held:
+        return None
+    _, groups, _, width = held[0].shape
+    joined = held[0].new_zeros(sum(rows), groups, max(x.shape[2] for x in held), width)
+    if first is not None:
+        joined[: rows[0], :, : first.shape[2]] = first
+    if second is not None:
+        joined[rows[0] :, :, : second.shape[2]] = second
+    return joined
 
 
 class Cache:
@@ -137,7 +142,7 @@ class Cache:
     def join(self, other: Cache) -> None:
         """Add the other cache's rows below this one's."""
         for mine, theirs in zip(self._held(), other._held(), strict=True):
-            mine.join(theirs)
+            mine.join(theirs, (self.rows, other.rows))
         self.lengths += other.lengths
 
     def rewind(self, tokens: int | Sequence[int]) -> None:
