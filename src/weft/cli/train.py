@@ -32,3 +32,5 @@ def command(
             "validation": last[0]["values"] if last else None,
         }
         typer.echo(json.dumps(result))
+    if not run.finished:
+        raise typer.Exit(130)

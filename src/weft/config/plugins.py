@@ -10,7 +10,8 @@ from pathlib import Path
 
 from weft.errors import WeftError
 
-_loaded: dict[str, str] = {}
+_loaded: set[str] = set()
+"""SHA-256 of what was run in this process."""
 
 
 def load_plugins(names: Iterable[str | Path], base: Path = Path()) -> dict[Path, str]:
@@ -28,7 +29,7 @@ def _load(path: Path) -> str:
     except OSError as error:
         raise WeftError(f"plugins: {name}: {error.strerror}") from None
     digest = hashlib.sha256(source).hexdigest()
-    if digest in _loaded.values():
+    if digest in _loaded:
         return digest
     module_name = f"weft_plugin_{path.stem}_{digest[:8]}"
     spec = importlib.util.spec_from_file_location(module_name, path.resolve())
@@ -38,23 +39,26 @@ def _load(path: Path) -> str:
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
-    except WeftError:
-        raise
-    except Exception as error:
+    except WeftError as error:
+        raise WeftError(f"plugins: {name}: {error}") from error
+    except (Exception, SystemExit) as error:
         raise WeftError(f"plugins: {name}: {type(error).__name__}: {error}") from error
-    _loaded[name] = digest
+    _loaded.add(digest)
     return digest
 
 
-def require(needed: Mapping[str, str], where: str) -> None:
-    """Make sure that the plugins which a run or model was made with are loaded, the same bytes of them.
+def require(needed: Mapping[str, str], folder: Path) -> None:
+    """Make sure that the plugins which the run or model in `folder` was made with are loaded, the same bytes of them.
 
-    Raises WeftError otherwise; it never runs them itself.
+    Raises WeftError otherwise, naming the copy that the run keeps; it never runs them itself.
     """
-    for name, digest in needed.items():
-        if digest not in _loaded.values():
-            changed = " (another version of it is)" if name in _loaded else ""
-            raise WeftError(
-                f"{where}: made with the plugin {name}, which is not loaded{changed}; its code runs only when asked for"
-                f" (--plugins {name})"
-            )
+    missing = [name for name, digest in needed.items() if digest not in _loaded]
+    if not missing:
+        return
+    copies = [next(filter(Path.is_file, (above / name for above in (folder, *folder.parents[:3]))), Path(name))
+              for name in missing]  # fmt: skip
+    options = " ".join(f"--plugins {path}" for path in copies)
+    raise WeftError(
+        f"{folder}: made with {', '.join(missing)}, which is not loaded (or only another version of it); a plugin's"
+        f" code runs only when asked for: {options}"
+    )

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from weft.errors import WeftError
-from weft.runs.atomic import new_folder, write_text
+from weft.runs.atomic import DiskError, new_folder, write_text
 
 _STALE = 24 * 3600
 """Seconds after which what a killed process left is removed."""
@@ -43,7 +43,7 @@ class Cache:
         """The folder called `name`, filled by `fill` unless `complete` says that it is there.
 
         Another process may make the same one meanwhile: whoever is first wins.
-        Raises WeftError when the folder cannot be written or the disk is full; then nothing is left.
+        Raises WeftError when the folder cannot be written, DiskError when the disk is full; then nothing is left.
         """
         target = self.folder_for(name)
         if complete(target):
@@ -51,8 +51,13 @@ class Cache:
         self._writable()
         self._sweep(target.parent)
         mine = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}")
-        with new_folder(mine) as temporary:
-            fill(temporary)
+        try:
+            with new_folder(mine) as temporary:
+                fill(temporary)
+        except DiskError:
+            raise DiskError(
+                f"{self.folder}: the disk is full; free some space, or set WEFT_CACHE to a folder on another"
+            ) from None
         try:
             mine.rename(target)
         except OSError:  # there is one already

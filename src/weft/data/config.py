@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from rich.console import Console
 
+import weft.data
+import weft.text
 from weft.config import EXECUTION, Section, Slot, semantic
 from weft.data import baselines
 from weft.data.cache import Cache
@@ -23,11 +27,8 @@ from weft.data.splits import HashValidation, Split, Surveyed, Validation
 from weft.data.survey import Survey, survey
 from weft.errors import WeftError
 from weft.report.formats import size
-from weft.runs.fingerprints import of_data
+from weft.runs.fingerprints import of_data, of_file
 from weft.text.tokenizers import Bpe, Tokenizer, TokenizerConfig
-
-FORMAT = 1
-"""Version of what lies in the cache; another one is made anew."""
 
 LITTLE_TRAINING = 200_000
 LITTLE_VALIDATION = 20_000
@@ -65,7 +66,7 @@ def prepare(
         corpus = config.validation.given(config.source)
         given = _surveyed(corpus, config, cache, progress) if corpus is not None else None
         content = [text.survey.fingerprint, given.survey.fingerprint if given else None, config.validation.identity()]
-        key = of_data([FORMAT, content, config.tokenizer.identity(), list(special)])
+        key = of_data([_code(config), content, config.tokenizer.identity(), list(special)])
         folder = cache.make(
             f"tokens/{key}",
             lambda folder: _fill(folder, config, text, given, special, progress),
@@ -85,13 +86,24 @@ def prepare(
 def _surveyed(corpus: Corpus, config: DataConfig, cache: Cache, progress: Progress) -> Surveyed:
     """What is known of a corpus: from the cache while its files are as they were, else from one reading."""
     stamp = corpus.stamp()
-    name = f"surveys/{of_data([FORMAT, stamp, semantic(config.source), semantic(config.validation)])}"
+    name = f"surveys/{of_data([_code(config), stamp, semantic(config.source), semantic(config.validation)])}"
     if stamp is not None and (kept := cache.note(name)) is not None:
         return Surveyed(corpus, Survey(**json.loads(kept)))
     found = survey(corpus, config.validation.holds_out, progress)
     if stamp is not None:
         cache.keep_note(name, json.dumps(asdict(found)))
     return Surveyed(corpus, found)
+
+
+def _code(config: DataConfig) -> str:
+    """Which code reads and tokenises: what other code made is not reused."""
+    files = set()
+    for part in (config.source, config.tokenizer, config.validation):
+        with suppress(TypeError, OSError):  # a part that was typed into a session has no file
+            files.add(Path(inspect.getfile(type(part))))
+    for package in (weft.data, weft.text):
+        files.update(Path(package.__path__[0]).glob("*.py"))
+    return of_data({"/".join(path.parts[-2:]): of_file(path) for path in files})
 
 
 def _fill(
@@ -142,7 +154,7 @@ def _fill(
         "warnings": notes,
     }
     lossless = {"train": train.lossy is None, "validation": validation.lossy is None}
-    write_meta(folder, {"format": FORMAT, "lossless": lossless, "report": report})
+    write_meta(folder, {"lossless": lossless, "report": report})
 
 
 def train_tokenizer(config: TokenizerConfig, split: Split, special: Sequence[str], progress: Progress) -> Tokenizer:

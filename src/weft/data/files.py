@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, field_validator
 
 from weft.data.documents import Corpus, Document, cut, pieces
 from weft.data.reading import blocks, known_encoding, lines, missing
@@ -31,7 +31,7 @@ class Files(Source, kind="files"):
     """the field of each .jsonl line that holds its text"""
     encoding: str = "utf-8"
     """how the files are encoded"""
-    max_document: PositiveInt = Field(1_000_000, ge=1_000)
+    max_document: int = Field(1_000_000, ge=1_000, le=100_000_000)
     """bytes of UTF-8; a longer document is cut into pieces at white space"""
 
     _known = field_validator("encoding")(known_encoding)

@@ -60,7 +60,7 @@ class Progress:
                 console=self._console,
                 transient=True,
             )
-            self._bar.add_task(label)
+            self._bar.add_task(label, total=None)
             self._bar.start()
         self._bar.update(self._bar.task_ids[0], completed=done, total=max(total, done) or None)
 

@@ -54,14 +54,15 @@ def blocks(path: Path, name: str, encoding: str = "utf-8") -> Iterator[str]:
 
 def lines(path: Path, name: str, encoding: str = "utf-8") -> Iterator[str]:
     """The lines of a file without their ends; only LF and CR LF end a line."""
-    rest = ""
+    begun: list[str] = []  # of a line that goes on in the next block
     for block in blocks(path, name, encoding):
-        found = (rest + block if rest else block).split("\n")
-        rest = found.pop()
-        for line in found:
-            yield line.removesuffix("\r")
-    if rest:
-        yield rest
+        first, *others = block.split("\n")
+        begun.append(first)
+        for following in others:
+            yield "".join(begun).removesuffix("\r")
+            begun = [following]
+    if last := "".join(begun):
+        yield last
 
 
 def missing(path: Path) -> WeftError:

@@ -38,6 +38,11 @@ class Sampling(Section):
     seed: int = 0
     """of the random draws: the same seed, prompt and model give the same text"""
 
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _listed(cls, stop: object) -> object:
+        return (stop,) if isinstance(stop, str) else stop
+
     @field_validator("stop")
     @classmethod
     def _check_stop(cls, stop: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +36,7 @@ def write_model(folder: Path, model: Transformer, tokenizer: Tokenizer, about: d
     write_text(folder / "config.json", _json(config))
     tokenizer.save(folder / "tokenizer.json")
     # a parameter that two places share is written once, under its first name
-    save_file(
-        {name: tensor.detach().contiguous() for name, tensor in stored(model).items()}, folder / "model.safetensors"
-    )
+    write_tensors(folder / "model.safetensors", stored(model))
 
 
 def save(model: Transformer, tokenizer: Tokenizer, folder: str | Path) -> Path:
@@ -55,6 +56,22 @@ def stored(model: nn.Module) -> dict[str, torch.Tensor]:
     """The tensors that a folder holds: parameters (each once) and persistent buffers, by path."""
     persistent = model.state_dict(keep_vars=True)
     return {**dict(model.named_parameters()), **{k: v for k, v in model.named_buffers() if k in persistent}}
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write a safetensors file.
+
+    Raises OSError, as writing does, when the disk is full.
+    """
+    try:
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+        path.chmod(0o644)  # as all that is written; safetensors keeps it to its owner
+    except SafetensorError as error:  # its text alone says what the system said
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number), str(path)) from None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -80,7 +97,7 @@ def read_model(folder: Path, device: torch.device | str = "cpu") -> tuple[Transf
     if config.get("plugins"):
         from weft.config.plugins import require
 
-        require(config["plugins"], f"{folder}")
+        require(config["plugins"], folder)
     model = blank(ModelConfig.load(config["model"]))
     model.to_empty(device=device)
     model.tie()

@@ -47,7 +47,7 @@ def best_checkpoint(run: RunFolder) -> Path:
     checkpoints = run.checkpoints()
     if not checkpoints:
         raise WeftError(f"{run.path}: this run has no checkpoint yet; go on with it (weft train {run.path})")
-    best = run.manifest().get("best", {}).get("checkpoint")
+    best = (run.manifest().get("best") or {}).get("checkpoint")
     return next((path for path in checkpoints if path.name == best), checkpoints[-1])
 
 

@@ -163,7 +163,7 @@ class Description:
             (f"cache, {self.batch:,} x {self.length:,}", None, size(generation.cache)),
             ("most at once", size(training.peak), size(generation.peak)),
         ]
-        said = ["these are tensors on a CPU; libraries and the allocator add 5 to 30 %"]
+        said = ["these are tensors on a CPU; a process takes up to 30 % more: its allocator keeps what was freed"]
         if undropped is not None:
             said.append(
                 f"dropout in attention keeps every head's {self.length:,} x {self.length:,} weights for backward;"

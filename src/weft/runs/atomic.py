@@ -15,12 +15,19 @@ from weft.errors import WeftError
 TEMPORARY = ".writing-"
 """How names of things half-written begin."""
 
+_REFUSED = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG,
+            errno.EIO, errno.EFBIG)  # fmt: skip
+
+
+class DiskError(WeftError):
+    """A disk that takes nothing more: what was there before is whole."""
+
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path` to fill; on success it is synced to disk and becomes `path`.
 
-    Raises WeftError when the disk is full; whatever goes wrong, `path` is not touched.
+    Raises DiskError when the disk is full; whatever goes wrong, `path` is not touched.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,6 +42,8 @@ def new_folder(path: Path) -> Iterator[Path]:
                 shutil.rmtree(path)
             temporary.rename(path)
             _sync(path.parent)
+    except DiskError as error:
+        raise DiskError(str(error).replace(str(temporary), str(path))) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -42,7 +51,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Replace `path` by `text` in one step.
 
-    Raises WeftError when the disk is full; the old file stays.
+    Raises DiskError when the disk is full; the old file stays.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,9 +75,9 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise WeftError(f"{path}: the disk is full; free some space and run the same command again") from None
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise WeftError(f"{path}: cannot be written ({error.strerror})") from None
+            raise DiskError(f"{path}: the disk is full; free some space") from None
+        if error.errno in _REFUSED:
+            raise DiskError(f"{path}: cannot be written ({error.strerror})") from None
         raise
 
 

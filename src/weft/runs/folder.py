@@ -11,6 +11,7 @@ runs/demo/
 
 from __future__ import annotations
 
+import glob
 import json
 import re
 import shutil
@@ -49,6 +50,8 @@ class RunFolder:
         """
         if path.exists():
             raise WeftError(f"{path}: exists already; go on with it (weft train {path}) or choose another --name")
+        for left in path.parent.glob(f"{TEMPORARY}{glob.escape(path.name)}-????????"):  # by a kill at this very place
+            shutil.rmtree(left, ignore_errors=True)
         with new_folder(path) as folder:
             write_text(folder / "recipe.yaml", yaml.dump(recipe))
             write_text(folder / "resolved.yaml", yaml.dump(resolved))
@@ -71,7 +74,9 @@ class RunFolder:
             raise WeftError(f"{path}: not a run folder (it has no manifest.json)")
         run = cls(path)
         version = run.manifest().get("format")
-        if not isinstance(version, int) or version > FORMAT:
+        if not isinstance(version, int):
+            raise WeftError(f"{path}: not a run folder (its manifest.json is not weft's)")
+        if version > FORMAT:
             raise WeftError(f"{path}: run format {version} is newer than this weft reads ({FORMAT}); upgrade weft")
         return run
 

@@ -26,13 +26,24 @@ class Log:
     def append(
         self, step: int, tokens: int, seconds: float, split: str, values: dict[str, Any], **clock: float
     ) -> None:
-        """Add a line; numbers that are no number are written as strings, since JSON has none."""
+        """Add a line; numbers that are no number are written as strings, since JSON has none.
+
+        Raises DiskError when the disk is full; half a line is taken back.
+        """
         line: dict[str, Any] = {"step": step, "tokens": tokens, "seconds": round(seconds, 3), "split": split}
         line["values"] = _plain(values)
         if clock:
             line["clock"] = {name: float(f"{value:.5g}") for name, value in clock.items()}
-        with disk_errors(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
+        with disk_errors(self.path), self.path.open("ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                written = file.write(data)
+                if written < len(data):  # the next write says why
+                    file.write(data[written:])
+            except OSError:
+                file.truncate(size)
+                raise
 
     def sync(self) -> None:
         """Bring what was appended to the disk."""

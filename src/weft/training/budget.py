@@ -24,7 +24,7 @@ class Budget:
         Raises ValueError when it is none of these.
         """
         found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*([kMGTP]?)\s*([A-Za-z]+?)s?\s*", text)
-        if not found or found[3].lower() not in _UNITS or float(found[1]) <= 0:
+        if not found or found[3].lower() not in _UNITS or not 0 < float(found[1]) * _SCALES[found[2]] < math.inf:
             raise ValueError("should be an amount and a unit: 450 steps, 10M tokens, 2 epochs, 3e15 flops or 3 minutes")
         return cls(float(found[1]) * _SCALES[found[2]], _UNITS[found[3].lower()])
 

@@ -2,7 +2,7 @@
 
     step-00001000/  model.safetensors  config.json  tokenizer.json  state.safetensors  state.json
 
-`state.json` is written last and holds the other files' SHA-256, so that a damaged checkpoint is recognised.
+`state.json` is written last and holds the other files' SHA-256 and its own, so that damage is recognised.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from weft.config.plugins import require
 from weft.errors import WeftError
-from weft.hub.folder import copy_weights, read_config, read_tensors, write_model
+from weft.hub.folder import copy_weights, read_config, read_tensors, write_model, write_tensors
 from weft.models.transformer import Transformer
 from weft.runs.atomic import new_folder, write_text
-from weft.runs.fingerprints import of_file
+from weft.runs.fingerprints import of_data, of_file
 from weft.runs.folder import RunFolder, read_json
 from weft.text.tokenizers import Tokenizer
 from weft.training.optimizers import restore_state, state_tensors
@@ -37,15 +36,15 @@ def save_checkpoint(
 ) -> Path:
     """Write the checkpoint of `state["step"]`; a kill at any instant leaves the older ones.
 
-    Raises WeftError when the disk is full.
+    Raises DiskError when the disk is full.
     """
     path = run.checkpoint(state["step"])
     with new_folder(path) as folder:
         write_model(folder, model, tokenizer, about)
-        tensors = {name: tensor.detach().contiguous() for name, tensor in state_tensors(optimizer).items()}
-        save_file(tensors, folder / "state.safetensors")
+        write_tensors(folder / "state.safetensors", state_tensors(optimizer))
         files = {file.name: of_file(file) for file in sorted(folder.iterdir())}
-        write_text(folder / "state.json", json.dumps({**state, "files": files}, indent=2) + "\n")
+        whole = {**state, "files": files}
+        write_text(folder / "state.json", json.dumps({**whole, "sha256": of_data(whole)}, indent=2) + "\n")
     return path
 
 
@@ -60,13 +59,22 @@ def newest(run: RunFolder) -> Iterator[tuple[Path, dict[str, Any] | None, str]]:
     """The run's checkpoints, newest first: folder, its state, or None and what is wrong with it."""
     for path in reversed(run.checkpoints()):
         try:
-            state = read_json(path / "state.json")
-            for name, digest in state["files"].items():
-                if not (path / name).is_file() or of_file(path / name) != digest:
-                    raise WeftError(f"{path / name}: not what was written")
-            yield path, state, ""
-        except (WeftError, KeyError, OSError) as error:
+            yield path, _checked(path), ""
+        except (WeftError, OSError) as error:
             yield path, None, str(error)
+
+
+def _checked(path: Path) -> dict[str, Any]:
+    """The state of a checkpoint all of whose files are what was written."""
+    state = read_json(path / "state.json")
+    if state.pop("sha256", None) != of_data(state):
+        raise WeftError("state.json: not what was written")
+    for name, digest in state["files"].items():
+        if not (path / name).is_file():
+            raise WeftError(f"{name} is missing")
+        if of_file(path / name) != digest:
+            raise WeftError(f"{name}: not what was written")
+    return state
 
 
 def restore(path: Path, model: Transformer, optimizer: torch.optim.Optimizer) -> None:
@@ -74,6 +82,6 @@ def restore(path: Path, model: Transformer, optimizer: torch.optim.Optimizer) ->
 
     Raises WeftError when they belong to another model.
     """
-    require(read_config(path).get("plugins", {}), str(path))
+    require(read_config(path).get("plugins", {}), path)
     copy_weights(model, read_tensors(path / "model.safetensors"), str(path))
     restore_state(optimizer, read_tensors(path / "state.safetensors"))

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM ask a run to stop after its step; a second one does not ask."""
+"""Ctrl-C and SIGTERM ask a run to stop after its step; a second one, or one that finds no steps left, does not ask."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import Any
 
 
 class Interrupts:
-    """While entered, remembers that somebody asked to stop."""
+    """While entered, remembers that somebody asked to stop; raises KeyboardInterrupt where that is known already.
 
-    def __init__(self) -> None:
-        self.requested = False
+    With `at_once`, whatever asks first raises it.
+    """
+
+    def __init__(self, at_once: bool = False) -> None:
+        self.requested = at_once
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:

@@ -130,6 +130,5 @@ def restore_state(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Ten
         path, _, name = key.rpartition("/")
         if path not in known:
             raise WeftError(f"the optimizer's state is of another model: it has {path}, the model does not")
-        parameter = known[path]
-        keep = value.to(parameter.device) if value.ndim else value.clone()
-        optimizer.state[parameter][name] = keep.clone()
+        # the count of steps too: a fused optimizer keeps it where the parameter is
+        optimizer.state[known[path]][name] = value.to(known[path].device, copy=True)

@@ -84,9 +84,19 @@ class Recipe(Section):
     @field_validator("name")
     @classmethod
     def _plain_name(cls, name: str) -> str:
-        if not name or name in (".", "..") or any(character in name for character in '/\\:*?"<>|'):
-            raise ValueError("should be a plain folder name")
+        if not is_plain(name):
+            raise ValueError(PLAIN)
         return name
+
+
+PLAIN = "should be a folder's name: no path, nothing of :*?\"<>|, no dot or dash in front"
+
+
+def is_plain(name: str) -> bool:
+    """Whether a folder can have this name on every system."""
+    long = len(name.encode(errors="replace")) > 200
+    forbidden = any(character in '/\\:*?"<>|' or not character.isprintable() for character in name)
+    return bool(name) and name == name.strip(" ") and name[0] not in ".-" and not long and not forbidden
 
 
 def recipes() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from weft.generation.generate import generate
 from weft.hub.names import load as load_model
 from weft.models.transformer import Transformer
 from weft.report.terminal import console as make_console
-from weft.runs.atomic import disk_errors, new_folder
+from weft.runs.atomic import DiskError, disk_errors, new_folder
 from weft.runs.folder import RunFolder, free_name
 from weft.text.tokenizers import Tokenizer
 from weft.training.budget import Budget
@@ -28,7 +29,7 @@ from weft.training.checkpoints import newest, prune, restore, save_checkpoint
 from weft.training.interrupts import Interrupts
 from weft.training.loop import OnStep, Training
 from weft.training.progress import Progress
-from weft.training.recipe import Recipe, load_recipe, read_recipe
+from weft.training.recipe import PLAIN, Recipe, is_plain, load_recipe, read_recipe, recipes
 from weft.training.report import write_report
 from weft.training.setup import Prepared, changed, make_training, manifest_of, new_training, prepare_run
 
@@ -65,12 +66,15 @@ def train(
     with what was asked.
     """
     console = console or make_console()
-    load_plugins(plugins)
-    if isinstance(recipe, str | Path) and Path(recipe).is_dir():
+    given = load_plugins(plugins)
+    if isinstance(recipe, str | Path) and _is_folder(recipe):
         return _go_on(RunFolder.open(Path(recipe)), list(overrides), on_step, console)
     raw, base = (recipe, Path()) if isinstance(recipe, dict) else read_recipe(recipe)
     notes: list[str] = []
     checked, loaded = load_recipe(raw, base, overrides, notes)
+    copies = _copies({**loaded, **given})
+    if name is not None and not is_plain(name):
+        raise WeftError(f"--name {name}: {PLAIN}")
     path = Path(runs) / name if name else free_name(Path(runs), checked.name)
     if path.exists():
         raise WeftError(f"{path}: exists already; go on with it (weft train {path}) or choose another --name")
@@ -78,44 +82,58 @@ def train(
         console.print(note, highlight=False)
     prepared = prepare_run(checked, console)
     training = new_training(prepared, console)
-    command = " ".join(["weft train", str(recipe) if not isinstance(recipe, dict) else "{...}", *overrides])
+    command = shlex.join(["weft", "train", str(recipe) if not isinstance(recipe, dict) else "{...}", *overrides])
     asked, _ = apply(Recipe, raw, overrides)
-    copies = {f"plugins/{plugin.name}": plugin for plugin in loaded}
     if copies:
         asked["plugins"] = list(copies)
         bound = prepared.recipe.model_copy(update={"plugins": tuple(copies)})
         prepared = replace(prepared, recipe=bound)
-    hashes = dict(zip(copies, loaded.values(), strict=True))
+    hashes = {name: (loaded | given)[plugin] for name, plugin in copies.items()}
     manifest = {**manifest_of(prepared, training, hashes, command), "name": path.name}
     resolved = prepared.recipe.model_dump(mode="json")
     run = RunFolder.create(path, asked, resolved, manifest, copies)
     return Runner(run, prepared, training, on_step, console).run()
 
 
+def _is_folder(recipe: str | Path) -> bool:
+    """Whether this names a run's folder, and not a bundled recipe that a folder happens to be called like."""
+    path = Path(recipe)
+    return path.is_dir() and (RunFolder.is_run(path) or str(recipe) not in recipes())
+
+
+def _copies(loaded: dict[Path, str]) -> dict[str, Path]:
+    """Where a run keeps its plugins: path in its folder -> file.
+
+    Raises WeftError when two files have one name.
+    """
+    copies: dict[str, Path] = {}
+    for plugin, digest in loaded.items():
+        other = copies.setdefault(f"plugins/{plugin.name}", plugin)
+        if loaded[other] != digest:
+            raise WeftError(f"plugins: {other} and {plugin} are different files of one name; rename one")
+    return copies
+
+
 def _go_on(run: RunFolder, overrides: list[str], on_step: OnStep | None, console: Console) -> Run:
     """Continue a run from its newest good checkpoint; a finished one is left as it is."""
     manifest = run.manifest()
-    require(manifest.get("plugins", {}), f"{run.path}")
+    require(manifest.get("plugins", {}), run.path)
     resolved = run.resolved()
     semantic_ones = changed(resolved, overrides)
     if semantic_ones:
         raise WeftError(
             f"{', '.join(semantic_ones)}: would make it another run; {run.path} goes on as it began"
-            f" (for a new run: weft train {run.path / 'recipe.yaml'} {' '.join(semantic_ones)})"
+            f" (for a new run: {shlex.join(['weft', 'train', str(run.path / 'recipe.yaml'), *semantic_ones])})"
         )
     if manifest.get("status") == "finished":
         console.print(
             f"{run.path} is finished after {manifest['budget']['steps']} steps; nothing to do", highlight=False
         )
+        if not (run.path / "report.html").is_file():  # a kill came in between
+            write_report([run.path])
         return Run(run.path, True)
     run.clean()
-    recipe = load(Recipe, resolved, overrides)
-    prepared = prepare_run(recipe, console)
-    if prepared.data.fingerprint != manifest["data"]["fingerprint"]:
-        raise WeftError(
-            f"{run.path}: the data of this run have changed since it began (data.source: {manifest['data']['source']});"
-            f" bring them back, or start a new run: weft train {run.path / 'recipe.yaml'}"
-        )
+    prepared = prepare_run(load(Recipe, resolved, overrides), console, manifest["data"]["fingerprint"])
     differing = [key for key, value in prepared.environment.items() if manifest["environment"].get(key) != value]
     if differing:
         console.print(
@@ -123,26 +141,28 @@ def _go_on(run: RunFolder, overrides: list[str], on_step: OnStep | None, console
         )
     training = make_training(prepared)
     training.total = manifest["budget"]["steps"]
-    seconds, best = _restore(run, training, console)
+    state = _restore(run, training, console)
     resumes = [*manifest.get("resumes", []), {"step": training.step, "differing": differing}]
-    run.update_manifest(status="running", resumes=resumes, best=best)
-    return Runner(run, prepared, training, on_step, console, seconds, best).run()
+    run.update_manifest(status="running", resumes=resumes, best=state["best"] if state else None)
+    return Runner(run, prepared, training, on_step, console, state).run()
 
 
-def _restore(run: RunFolder, training: Training, console: Console) -> tuple[float, dict[str, Any] | None]:
-    """Bring training and log back to the newest good checkpoint, or to step 0; returns seconds spent and the best."""
+def _restore(run: RunFolder, training: Training, console: Console) -> dict[str, Any] | None:
+    """Bring training and log back to the newest good checkpoint and return its state; or to step 0, for None."""
+    left = "yet"
     for path, state, problem in newest(run):
         if state is None:
             console.print(f"{path.name} is damaged ({problem}); going back to the one before", highlight=False)
+            left = "left"
             continue
         restore(path, training.model, training.optimizer)
         training.restore(state)
         run.log.cut(training.step)
         console.print(f"{run.path}: going on from step {training.step} of {training.total}", highlight=False)
-        return state["seconds"], state["best"]
+        return state
     run.log.cut(-1)
-    console.print(f"{run.path}: no checkpoint yet, beginning at step 0", highlight=False)
-    return 0.0, None
+    console.print(f"{run.path}: no checkpoint {left}, beginning at step 0", highlight=False)
+    return None
 
 
 class Runner:
@@ -155,40 +175,59 @@ class Runner:
         training: Training,
         on_step: OnStep | None,
         console: Console,
-        seconds: float = 0.0,
-        best: dict[str, Any] | None = None,
+        state: dict[str, Any] | None = None,
     ) -> None:
+        """`state` is that of the checkpoint from which the training goes on, None where it begins."""
         self.folder, self.prepared, self.training = run, prepared, training
-        self.on_step, self.console, self.best = on_step, console, best
+        self.on_step, self.console = on_step, console
+        self.best: dict[str, Any] | None = state["best"] if state else None
+        self.saved: int | None = state["step"] if state else None
         options, total = prepared.recipe.train, training.total
         self.evaluate_every = options.evaluate_every or max(1, total // 10)
         self.log_every = options.log_every or max(1, total // 100)
         self.checkpoint_every = options.checkpoint_every or self.evaluate_every
         self.peak = peak_flops(prepared.machine.device, prepared.machine.precision)
-        self.began = time.monotonic() - seconds
+        self.began = time.monotonic() - (state["seconds"] if state else 0.0)
         budget = Budget.read(options.budget)
         self.deadline = self.began + budget.amount * 60 if budget.unit == "minutes" else None
         self.stepping, self.stepped = 0.0, 0  # seconds and tokens of training steps since the last line of the log
 
     def run(self) -> Run:
-        """Train to the end, or until somebody asks to stop; a folder that can go on is left in either case."""
+        """Train to the end, or until somebody asks to stop; a folder that can go on is left in either case.
+
+        Raises WeftError when the loss is no longer a number or the disk is full.
+        """
+        training, again = self.training, shlex.join(["weft", "train", str(self.folder.path)])
+        try:
+            finished = self._train() and self._finish()
+            if not finished:
+                self.folder.update_manifest(status="interrupted")
+        except DiskError as error:
+            raise WeftError(f"{error}, then go on with: {again}") from None
+        if not finished:
+            self.console.print(f"stopped at step {training.step} of {training.total}; go on with:", highlight=False)
+            self.console.print(f"  {again}", highlight=False)
+        return Run(self.folder.path, finished)
+
+    def _train(self) -> bool:
+        """All steps that are left; False when somebody asked to stop, which leaves a checkpoint."""
         training = self.training
         with Interrupts() as interrupts, Progress(self.console, training.total, training.step) as progress:
             if training.step == 0:
                 self._say_start(progress)
-                self._validate(progress)
+                if self.folder.log.last("validation") is None:
+                    self._validate(progress)
             while training.step < training.total and not interrupts.requested and not self._out_of_time():
                 self._step(progress)
-            stopped = training.step < training.total and not self._out_of_time()
-            if stopped:
+            if interrupts.requested:
+                self._save(regular=False)
+            elif training.step < training.total:
+                progress.say(f"out of time at step {training.step} of {training.total}")
+                self.folder.update_manifest(budget={**self.folder.manifest()["budget"], "stopped": training.step})
+                if not self._measured():
+                    self._validate(progress)
                 self._save()
-        if stopped:
-            self.folder.update_manifest(status="interrupted")
-            self.console.print(f"stopped at step {training.step} of {training.total}; go on with:", highlight=False)
-            self.console.print(f"  weft train {self.folder.path}", highlight=False)
-            return Run(self.folder.path, False)
-        self._finish()
-        return Run(self.folder.path, True)
+            return not interrupts.requested
 
     def _say_start(self, progress: Progress) -> None:
         training = self.training
@@ -251,29 +290,48 @@ class Runner:
             )
             self._log("sample", {"prompt": options.sample_prompt, "text": text, "temperature": 0.8})
 
-    def _save(self) -> None:
-        """A checkpoint, the log synced before it; older ones go, but for the best."""
-        self.folder.log.sync()
+    def _measured(self) -> dict[str, Any] | None:
+        """What the validation of this step gave, if there was one."""
+        last = self.folder.log.last("validation")
+        return last["values"] if last and last["step"] == self.training.step and "final" not in last["values"] else None
+
+    def _save(self, regular: bool = True) -> None:
+        """A checkpoint, the log synced before it; older ones go, but for the best.
+
+        One that is not `regular`, because somebody asked to stop, cannot be the best: without the stop it would not be.
+        """
         training = self.training
-        measured = self.folder.log.last("validation")
-        path = self.folder.checkpoint(training.step)
-        if measured and measured["step"] == training.step and "final" not in measured["values"]:
-            bits = measured["values"]["bits_per_byte"]
+        if training.step == self.saved:  # the same is there already, and no kill shall find it half replaced
+            return
+        self.folder.log.sync()
+        path, measured = self.folder.checkpoint(training.step), self._measured()
+        if regular and measured:
+            bits = measured["bits_per_byte"]
             if self.best is None or bits < self.best["bits_per_byte"]:
                 self.best = {"checkpoint": path.name, "bits_per_byte": bits}
         state = {**training.state(), "seconds": time.monotonic() - self.began, "best": self.best}
         about = {"objective": self.prepared.recipe.objective.dump(), "plugins": self.folder.manifest()["plugins"]}
         save_checkpoint(self.folder, training.model, self.prepared.data.tokenizer, training.optimizer, state, about)
+        self.saved = training.step
         self.folder.update_manifest(best=self.best)
+        self._prune()
+
+    def _prune(self) -> None:
         prune(self.folder, self.prepared.recipe.train.keep_checkpoints, self.best["checkpoint"] if self.best else None)
 
-    def _finish(self) -> None:
+    def _finish(self) -> bool:
+        """What comes after the last step; False when somebody asked to stop meanwhile."""
+        try:
+            with Interrupts(at_once=True):
+                self._conclude()
+        except KeyboardInterrupt:
+            return False
+        return True
+
+    def _conclude(self) -> None:
         """The whole validation text with overlapping windows, a prediction for each document, the report."""
         training, data = self.training, self.prepared.data
-        if training.step < training.total:
-            self.console.print(f"out of time at step {training.step} of {training.total}", highlight=False)
-            self.folder.update_manifest(budget={**self.folder.manifest()["budget"], "stopped": training.step})
-            self._save()
+        self._prune()  # a kill may have come before it
         with self.console.status("measuring the whole validation text"):
             result = evaluate_language(training.model, data.validation, training.length, training.length // 2)
         measured = self.folder.log.last("validation")

@@ -36,10 +36,11 @@ class Prepared:
     """What bitwise equality depends on."""
 
 
-def prepare_run(recipe: Recipe, console: Console) -> Prepared:
+def prepare_run(recipe: Recipe, console: Console, fingerprint: str | None = None) -> Prepared:
     """Data and machine of a recipe; the model's declaration with what the data bind.
 
-    Raises WeftError when the parts do not fit together, before any work on the data where that can be known.
+    Raises WeftError when the parts do not fit together, before any work on the data where that can be known, and when
+    the data are others than those of `fingerprint`.
     """
     machine = device.choose(recipe.train.device, recipe.train.precision)
     threads = device.set_threads(recipe.train.threads)
@@ -58,6 +59,11 @@ def prepare_run(recipe: Recipe, console: Console) -> Prepared:
     trial = blank(model.bind(model.vocab_size or 256))  # parts that do not fit are found before the data are read
     recipe.optimizer.parameter_groups(trial.named_parameters())
     data = prepare(recipe.data, length, recipe.objective.special_tokens, console)
+    if fingerprint not in (None, data.fingerprint):
+        raise WeftError(
+            f"data.source = {data.report['source']}: the data of this run have changed since it began; bring them back,"
+            " or begin a new run with the recipe.yaml in its folder"
+        )
     bound = recipe.model_copy(update={"model": model.bind(data.tokenizer.vocab_size)})
     return Prepared(bound, data, machine, environment(machine, threads))
 
@@ -110,6 +116,7 @@ def manifest_of(prepared: Prepared, training: Training, plugins: dict[str, str],
     identity = {
         "recipe": semantic(recipe),
         "data": data.fingerprint,
+        "plugins": sorted(plugins.values()),
         "code": prepared.environment["code"],
         "seed": recipe.train.seed,
     }

@@ -1,0 +1,39 @@
+"""The papers' formulas as plain loops in float64, without torch: what each part is tested against.
+
+Every function works on one sequence (a list of T vectors) and follows the formula, not weft's code: it is slow, and has
+no batch, no cache, no padding and no kernel. Numbers may be complex, so that `calculus.slope` differentiates exactly.
+"""
+
+from reference.attention import MASKS, SCORES, attention
+from reference.calculus import slope
+from reference.decoder import BLOCKS, logits, loss
+from reference.feedforward import FEEDFORWARDS
+from reference.norms import NORMS
+from reference.positions import POSITIONS
+
+REFERENCES = {
+    "norm": NORMS,
+    "feedforward": FEEDFORWARDS,
+    "positions": POSITIONS,
+    "score": SCORES,
+    "mask": MASKS,
+    "attention": {"dot-product": attention, "none": None},
+    "block": BLOCKS,
+    "embedding": {"tokens": logits},
+    "head": {"lm": logits},
+    "model": {"transformer": logits},
+}
+"""Where each kind of each slot is written down a second time."""
+
+__all__ = [
+    "FEEDFORWARDS",
+    "MASKS",
+    "NORMS",
+    "POSITIONS",
+    "REFERENCES",
+    "SCORES",
+    "attention",
+    "logits",
+    "loss",
+    "slope",
+]

@@ -1,0 +1,200 @@
+"""`weft generate`: what is printed where, for a prompt, standard input and a conversation; and Ctrl-C."""
+
+import inspect
+import io
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from weft.cli import generate
+from weft.errors import WeftError
+from weft.generation import Sampling
+from weft.models.build import build
+from weft.models.transformer import Transformer
+from weft.text.tokenizers import Tokenizer, TokenizerConfig
+
+BYTES: Tokenizer = TokenizerConfig.choose("bytes").train((), 0)
+
+
+def alphabet(stop_after: int | None = None) -> Transformer:
+    """After each byte it says the next one; its user presses Ctrl-C at a step."""
+    declaration = {"d_model": 257, "vocab_size": 257, "max_length": 64, "embedding": {"tied": False},
+                   "decoder": {"n_layers": 1, "norm": "none",
+                               "block": {"attention": "none", "feedforward": "none"}}}  # fmt: skip
+    model = build(declaration)
+    with torch.no_grad():
+        model.embedding.tokens.weight.copy_(torch.eye(257))
+        model.heads["lm"].projection.weight.copy_(100 * torch.eye(257).roll(1, 0))
+    steps: list[int] = []
+
+    def press(*given: Any) -> None:
+        steps.append(1)
+        if len(steps) == stop_after:
+            raise KeyboardInterrupt
+
+    model.register_forward_pre_hook(press)
+    return model
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Any:
+    app = typer.Typer()
+    app.command()(generate.command)
+
+    def load_model(name: str, device: str) -> tuple[Transformer, Tokenizer]:
+        assert name == "runs/demo"
+        return alphabet(stop_after=stop_after), BYTES
+
+    stop_after = None
+    monkeypatch.setattr("weft.hub.load_model", load_model)
+
+    def call(*arguments: str, given: str | bytes = "", ctrl_c: int | None = None) -> tuple[str, str, int]:
+        nonlocal stop_after
+        stop_after = ctrl_c
+        result = CliRunner().invoke(app, ["runs/demo", "--device", "cpu", *arguments], input=given)
+        if isinstance(result.exception, WeftError):
+            raise result.exception
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result.stdout, result.stderr, result.exit_code
+
+    return call
+
+
+def test_prompt_and_continuation_are_one_text(run: Any) -> None:
+    assert run("--prompt", "ab", "--max-tokens", "3") == ("abcde\n", "", 0)
+
+
+def test_every_option_arrives(run: Any) -> None:
+    options = ["--temperature", "0", "--top-k", "3", "--top-p", "0.5", "--min-p", "0.1", "--repetition-penalty", "1.5",
+               "--seed", "7", "--max-tokens", "9", "--stop", "hi", "--stop", r"\n"]  # fmt: skip
+    out, err, code = run("--prompt", "ab", "--json", *options)
+    said = json.loads(out)
+    assert (said["model"], said["prompt"], err, code) == ("runs/demo", "ab", "", 0)
+    assert said["sampling"] == {
+        "temperature": 0, "top_k": 3, "top_p": 0.5, "min_p": 0.1, "repetition_penalty": 1.5, "max_tokens": 9,
+        "stop": ["hi", "\n"], "seed": 7,
+    }  # fmt: skip
+    assert said["texts"] == [{"text": "cdefg", "tokens": 7, "finish": "stop"}]
+    assert said["tokens_per_second"] > 0
+
+
+def test_every_sampling_option_can_be_given_and_defaults_are_as_the_help_says() -> None:
+    parameters = inspect.signature(generate.command, eval_str=True).parameters
+    for name, field in Sampling.model_fields.items():
+        help_text = parameters[name].annotation.__metadata__[0].help
+        if field.default not in (None, ()):
+            assert f"[{field.default}]" in help_text, f"--{name}"
+
+
+def test_standard_input_is_the_prompt(run: Any) -> None:
+    assert run("--max-tokens", "2", given="x\nab\n")[0] == "x\nabcd\n"
+    assert json.loads(run("--max-tokens", "2", "--json", given="ab\r\n")[0])["prompt"] == "ab"
+    with pytest.raises(WeftError, match=r"standard input: not UTF-8 text \(byte 2\)"):
+        run(given=b"ab\xff")
+
+
+def test_an_empty_prompt_starts_a_document(run: Any) -> None:
+    assert json.loads(run("--prompt", "", "--max-tokens", "2", "--json")[0])["texts"][0]["text"] == "\0\1"
+
+
+def test_several_continuations_stand_below_each_other(run: Any) -> None:
+    out, _, _ = run("--prompt", "ab", "--max-tokens", "3", "--number", "3")
+    assert out == "--- 1 of 3 ---\nabcde\n--- 2 of 3 ---\nabcde\n--- 3 of 3 ---\nabcde\n"
+    with pytest.raises(WeftError, match="--number 2 with --temperature 0"):
+        run("--prompt", "ab", "--number", "2", "--temperature", "0")
+
+
+def test_rows_that_end_early_wait_for_those_before_them(capsys: pytest.CaptureFixture[str]) -> None:
+    from weft.generation import Piece
+
+    rows = [generate.Row() for _ in range(3)]
+    page, shown = generate.Page("P", rows), []
+    for row, text, finish in [(0, "a", None), (1, "x", "stop"), (2, "k", None), (0, "b", None), (2, "l", None),
+                              (0, "c", "length"), (2, "m", "length")]:  # fmt: skip
+        rows[row].finish = finish
+        page.show(Piece(row, 0, text, finish))
+        shown.append(capsys.readouterr().out)
+    assert shown == [
+        "--- 1 of 3 ---\nPa", "", "", "b", "", "c\n--- 2 of 3 ---\nPx\n--- 3 of 3 ---\nPkl", "m\n",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("option", ["--temperature=-1", "--top-p=0", "--max-tokens=0"])
+def test_options_without_sense_are_refused(run: Any, option: str) -> None:
+    name = option.removeprefix("--").replace("-", "_", 1).partition("=")[0]
+    with pytest.raises(WeftError, match=f"{name} = "):
+        run("--prompt", "a", option)
+
+
+def test_ctrl_c_keeps_what_is_there(run: Any) -> None:
+    assert run("--prompt", "ab", ctrl_c=4) == ("abcde\n", "", 130)
+    out, _, code = run("--prompt", "ab", "--json", ctrl_c=3)
+    said = json.loads(out)
+    assert (said["texts"], said["interrupted"], code) == ([{"text": "cd", "tokens": 2, "finish": None}], True, 130)
+
+
+def converse(monkeypatch: pytest.MonkeyPatch, lines: Iterable[str | type[BaseException]], model: Transformer) -> None:
+    waiting = iter(lines)
+
+    def read(prompt: str) -> str:
+        line = next(waiting)
+        if isinstance(line, str):
+            return line
+        raise line
+
+    monkeypatch.setattr("builtins.input", read)
+    generate._converse(generate.Writer(model, BYTES, Sampling(max_tokens=3), 1))
+    assert next(waiting, None) is None, "ended too early"
+
+
+@pytest.mark.parametrize("end", ["", EOFError, KeyboardInterrupt])
+def test_a_conversation_goes_on_until_it_is_ended(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], end: Any
+) -> None:
+    converse(monkeypatch, ["ab", "mn", end], alphabet())
+    assert capsys.readouterr().out.rstrip("\n") == "abcde\nmnopq"
+
+
+def test_ctrl_c_stops_one_answer_and_a_refused_prompt_does_not_end_the_conversation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    converse(monkeypatch, ["ab", "mn", "half a surrogate: \ud800", "xy", ""], alphabet(stop_after=5))
+    out, err = capsys.readouterr()
+    assert out == "abcde\nmno\nxyz{|\n"
+    assert "no Unicode text" in err
+
+
+def test_each_turn_has_its_own_seed_and_the_first_that_of_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = alphabet()
+    with torch.no_grad():
+        model.heads["lm"].projection.weight.zero_()
+        model.heads["lm"].projection.weight[ord("a") : ord("z")] = 20
+    converse(monkeypatch, ["ab", "ab", ""], model)
+    turns = capsys.readouterr().out.split()
+    writers = [generate.Writer(model, BYTES, Sampling(max_tokens=3, seed=seed), 1) for seed in (0, 1)]
+    assert turns == ["ab" + writer.answer("ab", aloud=False).rows[0].text for writer in writers]
+    assert turns[0] != turns[1]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_the_prompt_dim_no_control_characters_and_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, err = Terminal(), Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    writer = generate.Writer(alphabet(), BYTES, Sampling(max_tokens=4), 1)
+    writer.answer("\x18", aloud=True)
+    assert out.getvalue() == "\x1b[2m␘\x1b[0m␙␚␛␜\n"
+    assert err.getvalue().startswith("\x1b[2m4 tokens in 0.0 s: ")
+    assert "tokens/s" in err.getvalue()

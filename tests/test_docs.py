@@ -1,0 +1,91 @@
+"""Every command and snippet of the README and of docs/ is run, in the order in which a reader meets them.
+
+Trainings are cut to a few steps of a small model; `make` and `pip` lines are checked against the Makefile instead.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SMALL = [
+    "train.budget=2 steps",
+    "train.batch_tokens=64",
+    "train.evaluate_tokens=256",
+    "train.sample_tokens=4",
+    "model.d_model=32",
+    "model.max_length=32",
+    "model.decoder.n_layers=1",
+    "model.decoder.block.attention.n_heads=2",
+    "data.validation={kind: hash, share: 0.01}",
+]
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str]]:
+    """The language and text of each fenced block."""
+    for found in re.finditer(r"^```(\w+)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        yield found[1], found[2]
+
+
+def commands(text: str) -> Iterator[str]:
+    """The commands of a console block, comments dropped."""
+    for line in text.splitlines():
+        if line.startswith("$ "):
+            yield line[2:].partition("  #")[0].strip()
+
+
+def run(arguments: list[str], folder: Path) -> None:
+    """Run a command as a user would; it must succeed."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    done = subprocess.run(
+        arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stdout}\n{done.stderr}"
+
+
+def run_command(command: str, folder: Path) -> None:
+    """One line of a console block."""
+    words = [word for word in shlex.split(command) if not re.fullmatch(r"[A-Z_]+=\S+", word)]
+    if words[0] == "make":
+        targets = (ROOT / "Makefile").read_text(encoding="utf-8")
+        assert re.search(rf"(?m)^{words[1]}:|^\.PHONY:.*\b{words[1]}\b", targets), f"the Makefile has no {words[1]}"
+        return
+    assert words[0] == "weft", f"a command that this test cannot run: {command}"
+    if words[1] == "train" and not (folder / words[2]).is_dir():
+        words[3:3] = SMALL
+        if any(word.startswith("model.decoder.block.feedforward=") for word in words):
+            words.remove("model.decoder.n_layers=1")  # the page's own override stands
+    run([sys.executable, "-m", "weft.cli.main", *words[1:]], folder)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page(page: Path, tmp_path: Path) -> None:
+    """All blocks of a page, one after the other, in one folder."""
+    (tmp_path / "notes.txt").write_text("The quick brown fox jumps over the lazy dog.\n" * 400, encoding="utf-8")
+    for language, text in blocks(page):
+        if language == "console":
+            for command in commands(text):
+                run_command(command, tmp_path)
+        elif language == "yaml":
+            (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+            run([sys.executable, "-m", "weft.cli.main", "train", "recipe.yaml", *SMALL], tmp_path)
+        elif language == "python" and (named := re.match(r'"""(\w+\.py):', text)):
+            (tmp_path / named[1]).write_text(text, encoding="utf-8")
+        elif language == "python":
+            run([sys.executable, "-c", text], tmp_path)
+        else:
+            assert language == "text", f"{page.name}: a block of {language} that nothing runs"
+
+
+def test_the_pages_have_blocks() -> None:
+    """The pattern above finds what it should."""
+    assert sum(1 for _ in blocks(ROOT / "README.md")) >= 8

@@ -1,0 +1,264 @@
+"""Every combination of registered parts has every property of `properties.py`: pairs always, all in `make test-all`.
+
+The cases come from the registry, so a part is held to all of this by being registered.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import parts
+import pytest
+import torch
+from parts import Case, Place
+from properties import PROPERTIES, Property, close, logits, tokens
+
+from weft.config import SLOTS, Part, Section, sections_within
+from weft.errors import WeftError
+from weft.models.build import build
+from weft.models.config import StackConfig, TransformerConfig
+from weft.models.transformer import Transformer
+from weft.nn import Dims, FeedForward, Linear, Module, Normal
+
+PLACES = parts.places()
+
+
+@functools.cache
+def pairs() -> tuple[list[Case], dict[parts.Pair, str]]:
+    """The cases in which every two levels meet; those that weft refuses are told apart."""
+    return parts.pairwise(PLACES)
+
+
+def failing(cases: list[Case], places: dict[str, Place], holds: Property) -> list[tuple[Case, str]]:
+    """The cases in which a property does not hold, and what each says."""
+    found = []
+    for case in cases:
+        try:
+            holds(parts.model_of(case, places))
+        except (AssertionError, pytest.fail.Exception) as error:
+            found.append((case, str(error).partition("\n")[0]))
+    return found
+
+
+def check(cases: list[Case], places: dict[str, Place], name: str) -> None:
+    """Fails with the smallest declaration for which the property does not hold."""
+    holds = PROPERTIES[name]
+    failures = failing(cases, places, holds)
+    if failures:
+        case = parts.smallest(failures[0][0], places, lambda case: bool(failing([case], places, holds)))
+        ((_, message),) = failing([case], places, holds)
+        pytest.fail(
+            f"{name}, {len(failures)} of {len(cases)} cases; the smallest: {parts.told(case, places)}: {message}"
+        )
+
+
+@pytest.mark.parametrize("name", PROPERTIES)
+def test_pairs_of_parts(name: str) -> None:
+    check(pairs()[0], PLACES, name)
+
+
+def test_what_is_refused_says_why() -> None:
+    cases, refused = pairs()
+    for pair, reason in refused.items():
+        assert any(word in reason for item in pair for word in item[0].split(".")), f"{pair}: {reason}"
+    used = {item for case in cases for pair in parts.met(case, PLACES) for item in pair}
+    missing = {(path, level) for path, place in PLACES.items() for level in place.levels} - used
+    explained = {item for pair in refused for item in pair}
+    assert missing <= explained, "levels that no case has, and nobody says why"
+    assert len(used) > len(missing), "nearly everything is refused"
+
+
+@pytest.mark.slow
+def test_product_of_parts() -> None:
+    for case in parts.product():
+        if parts.refusal(case, PLACES) is None:
+            for name in PROPERTIES:
+                check([case], PLACES, name)
+
+
+LAYERS = {
+    "patterned": {
+        "n_layers": 5,
+        "positions": "learned",
+        "block": {"attention": {"n_heads": 4}},
+        "pattern": [
+            {"attention": {"mask": {"kind": "window", "size": 2}, "positions": "rotary"}},
+            {"attention": {"n_kv_heads": 1, "positions": {"kind": "rotary", "theta": 30}}, "norm": "rms"},
+            {"attention": "none"},
+        ],
+    },
+    "listed": {
+        "positions": "rotary",
+        "blocks": ["post", {"kind": "pre", "feedforward": "none"}, {"attention": {"n_heads": 2}}],
+    },
+    "ending in post": {"norm": "rms", "blocks": ["plain", "pre", "post"]},
+}
+
+
+@pytest.mark.parametrize("layers", LAYERS)
+@pytest.mark.parametrize("name", PROPERTIES)
+def test_layers_that_differ(name: str, layers: str) -> None:
+    PROPERTIES[name](parts.small({"n_layers": None, **LAYERS[layers]}))
+
+
+# --- options ---
+
+
+def semantic_options() -> list[Any]:
+    """Every semantic option of the model, its stacks and every part: pytest parameters."""
+    sections: dict[str, type[Section]] = {"model": TransformerConfig, "stack": StackConfig}
+    for place in PLACES.values():
+        sections |= {f"{place.base.slot} {kind}": part for kind, part in place.base.kinds.items()}
+    return [
+        pytest.param(section, name, id=f"{title}: {name}")
+        for title, section in sections.items()
+        for name in parts.options_of(section)
+        if parts.is_choice(section, name)
+    ]
+
+
+def alive(model: Transformer, section: type[Section], name: str) -> bool:
+    """Whether some value of the option changes the parameters or what is computed from them."""
+    for value in parts.values_of(section, name):
+        try:
+            other = build(parts.changed(model.config, section, name, value))
+            if differ(build(model.config), other):
+                return True
+        except WeftError:  # refused in this combination
+            continue
+    return False
+
+
+def differ(one: Transformer, other: Transformer) -> bool:
+    """Other parameters; or other outputs, in evaluation or in training, of the same ones."""
+    first, second = dict(one.named_parameters()), dict(other.named_parameters())
+    if [(k, p.shape) for k, p in first.items()] != [(k, p.shape) for k, p in second.items()]:
+        return True
+    if any(not torch.equal(first[k], second[k]) for k in first):
+        return True
+    outs = []
+    for model in (one, other):
+        parts.stir(model)
+        for training in (False, True):
+            torch.manual_seed(0)
+            outs.append(logits(model.train(training), tokens(model, 2, 6)))
+    return not (torch.equal(outs[0], outs[2]) and torch.equal(outs[1], outs[3]))
+
+
+@pytest.mark.parametrize(("section", "name"), semantic_options())
+def test_semantic_options_change_something(section: type[Section], name: str) -> None:
+    has = [case for case in pairs()[0] if any(type(s) is section for _, s in sections_within(model_config(case)))]
+    assert has, "no case has this part"
+    assert any(alive(parts.model_of(case, PLACES), section, name) for case in has), "changes nothing in any case"
+
+
+def model_config(case: Case) -> Part:
+    return parts.model_of(case, PLACES).config
+
+
+# --- limit cases ---
+
+
+@pytest.mark.parametrize(
+    "positions", parts.levels_of(SLOTS["positions"], variants=False), ids=lambda level: level["kind"]
+)
+def test_grouped_heads_at_their_limits(positions: dict[str, Any]) -> None:
+    """As many groups as heads: multi-head. One group: multi-head whose keys and values are all alike."""
+    many = parts.small({"positions": positions})
+    for groups in (1, 2, 4):
+        few = parts.small({"positions": positions, "block": {"attention": {"n_heads": 4, "n_kv_heads": groups}}})
+        state = dict(few.state_dict())
+        for name in state:
+            if name.endswith(("attention.key.weight", "attention.value.weight")):
+                heads = state[name].unflatten(0, (groups, 4))
+                state[name] = heads.repeat_interleave(4 // groups, dim=0).flatten(0, 1)
+        same = copy.deepcopy(many)
+        same.load_state_dict(state)
+        close(logits(few, tokens(few, 2, 7)), logits(same, tokens(few, 2, 7)))
+
+
+def test_a_window_as_long_as_the_text_is_full() -> None:
+    full, *windows = [
+        parts.small({"block": {"attention": {"mask": mask}}})
+        for mask in ("none", *({"kind": "window", "size": size} for size in (7, 100, 6)))
+    ]
+    x_BT = tokens(full, 2, 7)
+    for window in windows[:2]:
+        close(logits(window, x_BT), logits(full, x_BT))
+    short = logits(windows[2], x_BT)
+    close(short[:, :6], logits(full, x_BT)[:, :6])
+    assert (short[:, 6] - logits(full, x_BT)[:, 6]).abs().max() > 1e-6, "the seventh token no longer sees the first"
+
+
+# --- the matrix itself ---
+
+
+@pytest.fixture
+def register() -> Iterator[Any]:
+    """Registers parts for one test."""
+    kinds = {slot: dict(base.kinds) for slot, base in SLOTS.items()}
+    yield
+    for slot, base in SLOTS.items():
+        base.kinds.clear()
+        base.kinds.update(kinds[slot])
+    parts.forget()
+
+
+class _Broken(Module):
+    """A feed-forward layer with faults to choose from."""
+
+    def __init__(self, dims: Dims, fault: str) -> None:
+        super().__init__()
+        self.fault = fault
+        self.up = Linear(dims.d_model, dims.d_model, Normal(0.5))
+        if fault == "idle":
+            self.idle = Linear(2, 2, Normal(0.5))
+
+    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        if self.fault == "leaks":
+            x_BTD = x_BTD + x_BTD.mean(1, keepdim=True)
+        if self.fault == "mixes rows":
+            x_BTD = x_BTD - x_BTD.mean(0, keepdim=True)
+        return self.up(x_BTD)
+
+
+def broken(fault: str) -> None:
+    """Registers such a layer."""
+
+    class Broken(FeedForward, kind="broken"):
+        strength: float = 1.0
+
+        def build(self, dims: Dims) -> Module:
+            return _Broken(dims, fault)
+
+
+@pytest.mark.parametrize(
+    ("fault", "name"),
+    [("leaks", "causal"), ("leaks", "cached"), ("mixes rows", "rows_alone"), ("idle", "every_parameter_learns")],
+)
+def test_a_new_part_is_held_to_all_by_being_registered(register: None, fault: str, name: str) -> None:
+    broken(fault)
+    places = parts.places()
+    level = '{"kind": "broken"}'
+    assert level in places["decoder.block.feedforward"].levels
+    case = {
+        **parts.plain_case(places),
+        "decoder.block.feedforward": level,
+        "decoder.positions": '{"kind": "rotary"}',
+        "embedding": '{"kind": "tokens", "tied": false}',
+    }
+    with pytest.raises(
+        pytest.fail.Exception, match=r"the smallest: decoder\.block\.feedforward=\{\"kind\": \"broken\"\}: "
+    ):
+        check([case], places, name)
+
+
+def test_a_new_part_s_dead_option_is_found(register: None) -> None:
+    broken("")
+    places = parts.places()
+    case = {**parts.plain_case(places), "decoder.block.feedforward": '{"kind": "broken"}'}
+    assert not alive(parts.model_of(case, places), SLOTS["feedforward"].kinds["broken"], "strength")
+    assert alive(parts.model_of(case, places), TransformerConfig, "init_std")
