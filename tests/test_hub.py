@@ -170,7 +170,7 @@ DAMAGE = {
     "config-unknown": (lambda f: config_of(f, model={"d_modell": 3}), "d_modell: no such option; did you mean 'd_mo"),
     "other-width": (lambda f: config_of(f, model=_with(f, d_model=48)), r"another model: .* is \(32, 32\), the model"),
     "other-depth": (lambda f: rename(f, "blocks.1.", "blocks.2."), "another model: decoder.blocks.1.*is missing"),
-    "unknown-weight": (lambda f: rename(f, "decoder.norm", "norm"), "another model: decoder.norm.gain is missing; n"),
+    "unknown-weight": (lambda f: rename(f, "decoder.norm", "norm"), "another model: decoder.norm.weight is missing; n"),
 }  # fmt: skip
 
 

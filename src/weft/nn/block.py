@@ -15,7 +15,7 @@ from weft.config import Part, Slot
 from weft.nn.attention import Attention, DotProduct
 from weft.nn.context import Context
 from weft.nn.feedforward import FeedForward, Gelu
-from weft.nn.module import Dims, Module, Terms
+from weft.nn.module import Dims, Module, Terms, collecting
 from weft.nn.norms import Norm
 from weft.nn.positions import Positions
 
@@ -77,9 +77,9 @@ class Block(Module):
 
     def forward(self, x_BTD: Tensor, context: Context) -> tuple[Tensor, Terms]:
         """x after this block, and what its parts emitted: by value, so that recomputing a block repeats nothing."""
-        self.gather()  # drop what a recomputation left: checkpointing stops it before its end
-        x_BTD = self.mix(x_BTD, context)
-        return x_BTD, self.gather()
+        with collecting() as terms:
+            x_BTD = self.mix(x_BTD, context)
+        return x_BTD, terms
 
     def mix(self, x_BTD: Tensor, context: Context) -> Tensor:
         """The block's arithmetic, without bookkeeping."""

@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -64,6 +65,20 @@ def add_terms(terms: Terms, more: Terms) -> None:
         terms[name] = terms[name] + term if name in terms else term
 
 
+_collected: ContextVar[Terms | None] = ContextVar("collected", default=None)
+
+
+@contextmanager
+def collecting() -> Iterator[Terms]:
+    """Gather what parts emit meanwhile: a fresh mapping each time, so that recomputing a block repeats nothing."""
+    terms: Terms = {}
+    token = _collected.set(terms)
+    try:
+        yield terms
+    finally:
+        _collected.reset(token)
+
+
 Listener = Callable[[str, Tensor], Tensor | None]
 
 
@@ -79,7 +94,6 @@ class Module(nn.Module):
         super().__init__()
         self._initializations: dict[str, Initialization] = {}
         self._listeners: dict[str, list[tuple[str, Listener]]] = {}
-        self._emitted: Terms = {}
 
     def parameter(self, name: str, shape: tuple[int, ...], initialization: Initialization) -> nn.Parameter:
         """Declare a parameter and how it starts; its values come with `reset_parameters`."""
@@ -107,16 +121,9 @@ class Module(nn.Module):
 
     def emit(self, name: str, total: Tensor, count: Tensor) -> None:
         """Add a loss term or statistic; the block around this part returns it by value, beside x."""
-        add_terms(self._emitted, {name: Term(total, count)})
-
-    def gather(self) -> Terms:
-        """What this part and those below it emitted since the last call."""
-        terms: Terms = {}
-        for module in self.modules():
-            if isinstance(module, Module) and module._emitted:
-                add_terms(terms, module._emitted)
-                module._emitted = {}
-        return terms
+        terms = _collected.get()
+        assert terms is not None, f"{name} was emitted outside of a block, where nobody gathers it"
+        add_terms(terms, {name: Term(total, count)})
 
     def tap(self, name: str, value: Tensor) -> Tensor:
         """Show `value` to whoever listens to `name`, who may replace it; free when nobody does."""
