@@ -202,13 +202,12 @@ def one_by_one(where: Mapping[str, Place]) -> Iterator[dict[str, Any]]:
 
 
 def product() -> Iterator[Case]:
-    """Every combination of kinds, of heads and of tying; slots that override another's choice stay as they are."""
-    full = places()
-    where = {
-        path: full[path] if path in ("embedding", "decoder.block.attention") else place
-        for path, place in places(variants=False).items()
-        if INHERIT not in place.levels
-    }
+    """Every combination of kinds, of key/value heads and of tying; slots that override another's stay as they are."""
+    full, where = places(), dict[str, Place]()
+    for path, place in places(variants=False).items():
+        if INHERIT not in place.levels:
+            also = [level for level in full[path].levels if path == "embedding" or "n_kv_heads" in level]
+            where[path] = Place(place.base, tuple(dict.fromkeys([*place.levels, *also])))
     for levels in itertools.product(*(place.levels for place in where.values())):
         case = dict(zip(where, levels, strict=True))
         if all(applies(path, case, where) or case[path] == where[path].levels[0] for path in where):

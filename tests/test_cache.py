@@ -99,9 +99,25 @@ def test_a_snapshot_is_come_back_to(model: Transformer) -> None:
         go_on_alone(model, cache, texts)
         cache.restore(then)
     logits(model, tokens(model, 2, 4, seed=3), cache)
-    assert then == [4, 6], "a snapshot is not moved by what comes later"
+    cache.join(filled(model, texts_of(model, 5)))
+    cache.select([0, 1])
     cache.restore(then)
+    assert then == [4, 6], "a snapshot is not moved by what comes later"
     go_on_alone(model, cache, texts)
+
+
+def test_slots_that_hold_a_row_s_tokens_are_valid() -> None:
+    cache, cpu = Cache([], 3), torch.device("cpu")
+    valid_BT = torch.tensor([[1, 1, 0], [0, 0, 1], [0, 1, 1]], dtype=torch.bool)
+    placement = cache.place((3, 3), valid_BT, cpu)
+    assert placement.slot_BT[valid_BT].tolist() == [0, 1, 0, 0, 1]
+    assert (placement.start, placement.end, cache.lengths) == (None, 2, [2, 1, 2])
+    held = cache.valid(cpu)
+    assert held is not None
+    assert held.tolist() == [[True, True], [True, False], [True, True]]
+    cache.rewind([1, 0, 1])
+    assert cache.valid(cpu) is None, "all rows alike: nothing to hide"
+    assert cache.place((3, 2), None, cpu).start == 1
 
 
 def test_a_row_may_wait(model: Transformer) -> None:

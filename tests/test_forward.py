@@ -100,6 +100,15 @@ def test_given_positions_are_the_ones_that_are_used() -> None:
             assert (moved - counted).abs().max() > 1e-3
 
 
+def test_logits_are_computed_when_asked_for_and_once() -> None:
+    model, calls = small(), list[str]()
+    model.heads["lm"].register_forward_hook(lambda *given: calls.append("lm"))
+    output = model(tokens(model, 1, 3))
+    assert not calls
+    assert output.logits_BTV is output.logits_BTV
+    assert calls == ["lm"]
+
+
 def test_a_source_needs_an_encoder() -> None:
     model = small()
     with pytest.raises(WeftError, match="source"):

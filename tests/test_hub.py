@@ -91,13 +91,13 @@ def test_nothing_is_written_over(model_folder: Path) -> None:
 
 def test_a_run_is_its_best_checkpoint(run: Path) -> None:
     measured = {
-        line["step"]: line["values"]["bits_per_byte"]
+        line["step"]: {key: line["values"][key] for key in ("loss", "bits_per_byte")}
         for line in RunFolder(run).log
         if line["split"] == "validation" and line["step"] and not line["values"].get("final")
     }
-    best = min(measured, key=measured.__getitem__)
+    best = min(measured, key=lambda step: measured[step]["loss"])
     assert (best, list(measured)) == (4, [4, 8, 12, 16]), "this text should get worse"
-    assert RunFolder(run).manifest()["best"] == {"checkpoint": "step-00000004", "bits_per_byte": measured[4]}
+    assert RunFolder(run).manifest()["best"] == {"checkpoint": "step-00000004", **measured[4]}
     of_run, of_best = weft.load(run)[0], weft.load(run / "checkpoints" / "step-00000004")[0]
     of_last = weft.load(run / "checkpoints" / "step-00000016")[0]
     assert torch.equal(logits(of_run), logits(of_best))

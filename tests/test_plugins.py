@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import tiny
 
+import weft
 from weft.config import SLOTS, plugins, yaml
 from weft.config.plugins import load_plugins
 from weft.errors import WeftError
@@ -73,10 +74,6 @@ def recipe(tmp_path: Path) -> Path:
 def stop(step: int, values: dict[str, Any]) -> None:
     if step == 6:
         raise InterruptedError
-
-
-def test_they_are_ten_lines() -> None:
-    assert [sum(bool(line) for line in text.splitlines()[1:]) for text in (PART, OBJECTIVE)] == [10, 7]
 
 
 def test_a_recipe_trains_with_what_its_plugins_register(recipe: Path) -> None:
@@ -141,6 +138,16 @@ def test_nothing_runs_a_plugin_unasked(recipe: Path) -> None:
     again = tiny.Process(recipe.parent, "train", path, *" ".join(asked).split())
     assert again.wait() == 0, again.said
     assert tiny.result(path) == tiny.result(tiny.run(recipe, recipe.parent, *MINE)[0].folder)
+
+
+def test_in_a_process_that_was_not_asked(recipe: Path) -> None:
+    run = tiny.run(recipe, recipe.parent, *MINE)[0]
+    plugins._loaded.clear()
+    assert "is finished after 12 steps" in tiny.run(run.folder, recipe.parent)[1], "that needs no plugin"
+    with pytest.raises(WeftError, match="code runs only when asked for"):
+        weft.load(run.folder)
+    kept = [run.folder / "plugins/part.py", run.folder / "plugins/objective.py"]
+    assert type(weft.load(run.folder, plugins=kept)[0].decoder.blocks[0].feedforward).__name__ == "SquaredLayer"
 
 
 def test_another_version_of_a_plugin_is_not_it(recipe: Path) -> None:

@@ -21,7 +21,7 @@ from weft.errors import WeftError
 from weft.models.build import build
 from weft.models.config import StackConfig, TransformerConfig
 from weft.models.transformer import Transformer
-from weft.nn import Dims, FeedForward, Linear, Module, Normal
+from weft.nn import Dims, FeedForward, Linear, Module, Normal, Positions, PositionScheme, Sides
 
 PLACES = parts.places()
 
@@ -254,6 +254,29 @@ def test_a_new_part_is_held_to_all_by_being_registered(register: None, fault: st
         pytest.fail.Exception, match=r"the smallest: decoder\.block\.feedforward=\{\"kind\": \"broken\"\}: "
     ):
         check([case], places, name)
+
+
+def test_a_scheme_that_biases_scores(register: None) -> None:
+    """A bias so steep that it hides what is further than one token away: a window of two, with every property."""
+
+    class Steep(Positions, kind="steep"):
+        def build(self, dims: Dims) -> PositionScheme:
+            return _Steep()
+
+    steep = parts.small({"positions": "steep", "block": {"attention": {"n_kv_heads": 2}}})
+    window = {"n_kv_heads": 2, "mask": {"kind": "window", "size": 2}}
+    close(
+        logits(steep, tokens(steep, 2, 7)),
+        logits(parts.small({"positions": "none", "block": {"attention": window}}), tokens(steep, 2, 7)),
+    )
+    for holds in PROPERTIES.values():
+        holds(steep)
+
+
+class _Steep(PositionScheme):
+    def bias(self, sides: Sides, n_heads: int) -> torch.Tensor:
+        far_BTS = (sides.q_index_BT[:, :, None] - sides.k_index_BS[:, None, :]).abs() >= 2
+        return -1e4 * far_BTS[:, None].expand(-1, n_heads, -1, -1).double()
 
 
 def test_a_new_part_s_dead_option_is_found(register: None) -> None:

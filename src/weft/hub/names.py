@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
+from weft.config.plugins import load_plugins
 from weft.errors import WeftError
 from weft.hub.folder import read_config, read_model
 from weft.models.config import ModelConfig, presets
@@ -14,11 +16,15 @@ from weft.runs.folder import RunFolder
 from weft.text.tokenizers import Tokenizer
 
 
-def load(name: str | Path, device: torch.device | str = "cpu") -> tuple[Transformer, Tokenizer]:
+def load(
+    name: str | Path, device: torch.device | str = "cpu", plugins: Iterable[str | Path] = ()
+) -> tuple[Transformer, Tokenizer]:
     """The trained model and its tokenizer of a run (its best checkpoint) or a model folder.
 
+    `plugins` are files of its own parts that may be run; none is unless it is named here.
     Raises WeftError when there is none, or the name is a preset, which has no trained weights.
     """
+    load_plugins(plugins)
     path = Path(name)
     if not path.exists() and str(name) in presets():
         raise WeftError(f"{name}: a preset has no trained weights; train one (weft train) or name a run's folder")

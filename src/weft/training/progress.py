@@ -13,6 +13,11 @@ from rich.text import Text
 from weft.report.terminal import duration
 
 
+def say(console: Console, text: str) -> None:
+    """Print a line as it is: what stands in brackets or between colons in it is a name, not markup."""
+    console.print(text, highlight=False, markup=False, emoji=False)
+
+
 class Progress:
     """step, loss, bits per byte, tokens a second, share of the machine's measured peak, time left."""
 
@@ -21,8 +26,8 @@ class Progress:
         self.total = total
         self.first = step
         self.started = time.monotonic()
-        self.bits: float | None = None
-        self.line = ""
+        self.bits = math.nan
+        self.head = self.tail = ""
         self.live = (
             Live(Text(""), console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
         )
@@ -40,28 +45,26 @@ class Progress:
 
     def step(self, step: int, loss: float, tokens_per_second: float, peak_share: float) -> None:
         """The run has done `step` steps."""
-        bits = f"  {self.bits:.3f} bits/byte" if self.bits is not None else ""
         left = (time.monotonic() - self.started) / max(step - self.first, 1) * (self.total - step)
-        self.line = (
-            f"step {step:>{len(str(self.total))}}/{self.total}  loss {loss:.3f}{bits}"
-            f"  {tokens_per_second:,.0f} tokens/s  {peak_share:.0%} of peak  {duration(left)} left"
-        )
+        self.head = f"step {step:>{len(str(self.total))}}/{self.total}  loss {loss:.3f}"
+        self.tail = f"{tokens_per_second:,.0f} tokens/s  {peak_share:.0%} of peak  {duration(left)} left"
         if self.live:
-            width = max(4, min(24, self.console.width - len(self.line) - 4))
+            line = self._line()
+            width = max(4, min(24, self.console.width - len(line) - 4))
             full = math.floor(width * step / self.total)
-            self.live.update(
-                Text(f"{'━' * full}{'╌' * (width - full)}  {self.line}", no_wrap=True, overflow="ellipsis")
-            )
+            bar = "━" * full + "╌" * (width - full)
+            self.live.update(Text(f"{bar}  {line}", no_wrap=True, overflow="ellipsis"))
 
     def validated(self, bits: float) -> None:
-        """A validation was measured."""
+        """A validation was measured; not a number where the tokenizer loses some of the text."""
         self.bits = bits
-        if not self.live and self.line:
-            head, _, tail = self.line.partition("  loss")
-            loss, _, rest = tail.strip().partition("  ")
-            rest = rest.partition("bits/byte  ")[2] or rest
-            self.console.print(f"{head}  loss {loss}  {bits:.3f} bits/byte  {rest}", highlight=False)
+        if not self.live and self.head:
+            say(self.console, self._line())
+
+    def _line(self) -> str:
+        bits = [] if math.isnan(self.bits) else [f"{self.bits:.3f} bits/byte"]
+        return "  ".join([self.head, *bits, self.tail])
 
     def say(self, text: str) -> None:
         """A sentence above the line."""
-        self.console.print(text, highlight=False)
+        say(self.console, text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import time
 from collections.abc import Iterable
@@ -28,7 +29,7 @@ from weft.training.budget import Budget
 from weft.training.checkpoints import newest, prune, restore, save_checkpoint
 from weft.training.interrupts import Interrupts
 from weft.training.loop import OnStep, Training
-from weft.training.progress import Progress
+from weft.training.progress import Progress, say
 from weft.training.recipe import PLAIN, Recipe, is_plain, load_recipe, read_recipe, recipes
 from weft.training.report import write_report
 from weft.training.setup import Prepared, changed, make_training, manifest_of, new_training, prepare_run
@@ -79,7 +80,7 @@ def train(
     if path.exists():
         raise WeftError(f"{path}: exists already; go on with it (weft train {path}) or choose another --name")
     for note in notes:
-        console.print(note, highlight=False)
+        say(console, note)
     prepared = prepare_run(checked, console)
     training = new_training(prepared, console)
     command = shlex.join(["weft", "train", str(recipe) if not isinstance(recipe, dict) else "{...}", *overrides])
@@ -117,7 +118,9 @@ def _copies(loaded: dict[Path, str]) -> dict[str, Path]:
 def _go_on(run: RunFolder, overrides: list[str], on_step: OnStep | None, console: Console) -> Run:
     """Continue a run from its newest good checkpoint; a finished one is left as it is."""
     manifest = run.manifest()
-    require(manifest.get("plugins", {}), run.path)
+    finished = manifest.get("status") == "finished"
+    if overrides or not finished:
+        require(manifest.get("plugins", {}), run.path)
     resolved = run.resolved()
     semantic_ones = changed(resolved, overrides)
     if semantic_ones:
@@ -125,10 +128,9 @@ def _go_on(run: RunFolder, overrides: list[str], on_step: OnStep | None, console
             f"{', '.join(semantic_ones)}: would make it another run; {run.path} goes on as it began"
             f" (for a new run: {shlex.join(['weft', 'train', str(run.path / 'recipe.yaml'), *semantic_ones])})"
         )
-    if manifest.get("status") == "finished":
-        console.print(
-            f"{run.path} is finished after {manifest['budget']['steps']} steps; nothing to do", highlight=False
-        )
+    if finished:
+        steps = manifest["budget"].get("stopped", manifest["budget"]["steps"])
+        say(console, f"{run.path} is finished after {steps} steps; nothing to do")
         if not (run.path / "report.html").is_file():  # a kill came in between
             write_report([run.path])
         return Run(run.path, True)
@@ -136,9 +138,7 @@ def _go_on(run: RunFolder, overrides: list[str], on_step: OnStep | None, console
     prepared = prepare_run(load(Recipe, resolved, overrides), console, manifest["data"]["fingerprint"])
     differing = [key for key, value in prepared.environment.items() if manifest["environment"].get(key) != value]
     if differing:
-        console.print(
-            f"resumed under other {', '.join(differing)}: not promised to be equal bit by bit", highlight=False
-        )
+        say(console, f"resumed under other {', '.join(differing)}: not promised to be equal bit by bit")
     training = make_training(prepared)
     training.total = manifest["budget"]["steps"]
     state = _restore(run, training, console)
@@ -152,16 +152,16 @@ def _restore(run: RunFolder, training: Training, console: Console) -> dict[str, 
     left = "yet"
     for path, state, problem in newest(run):
         if state is None:
-            console.print(f"{path.name} is damaged ({problem}); going back to the one before", highlight=False)
+            say(console, f"{path.name} is damaged ({problem}); going back to the one before")
             left = "left"
             continue
         restore(path, training.model, training.optimizer)
         training.restore(state)
         run.log.cut(training.step)
-        console.print(f"{run.path}: going on from step {training.step} of {training.total}", highlight=False)
+        say(console, f"{run.path}: going on from step {training.step} of {training.total}")
         return state
     run.log.cut(-1)
-    console.print(f"{run.path}: no checkpoint {left}, beginning at step 0", highlight=False)
+    say(console, f"{run.path}: no checkpoint {left}, beginning at step 0")
     return None
 
 
@@ -205,8 +205,8 @@ class Runner:
         except DiskError as error:
             raise WeftError(f"{error}, then go on with: {again}") from None
         if not finished:
-            self.console.print(f"stopped at step {training.step} of {training.total}; go on with:", highlight=False)
-            self.console.print(f"  {again}", highlight=False)
+            say(self.console, f"stopped at step {training.step} of {training.total}; go on with:")
+            say(self.console, f"  {again}")
         return Run(self.folder.path, finished)
 
     def _train(self) -> bool:
@@ -243,11 +243,11 @@ class Runner:
     def _step(self, progress: Progress) -> None:
         training, step = self.training, self.training.step + 1
         logging = step % self.log_every == 0 or step == training.total
-        started = time.monotonic()
+        started = time.perf_counter()
         values = training.advance(layers=logging and (step // self.log_every) % 4 == 0)
-        self.stepping += time.monotonic() - started
+        self.stepping += time.perf_counter() - started
         self.stepped += training.tokens_per_step
-        rate = self.stepped / self.stepping
+        rate = self.stepped / max(self.stepping, 1e-9)
         share = rate * training.flops_per_token / self.peak
         progress.step(step, values["loss"], rate, share)
         if logging:
@@ -305,16 +305,18 @@ class Runner:
             return
         self.folder.log.sync()
         path, measured = self.folder.checkpoint(training.step), self._measured()
-        if regular and measured:
-            bits = measured["bits_per_byte"]
-            if self.best is None or bits < self.best["bits_per_byte"]:
-                self.best = {"checkpoint": path.name, "bits_per_byte": bits}
+        if regular and measured and self._better(float(measured["loss"])):
+            self.best = {"checkpoint": path.name, **{key: measured[key] for key in ("loss", "bits_per_byte")}}
         state = {**training.state(), "seconds": time.monotonic() - self.began, "best": self.best}
         about = {"objective": self.prepared.recipe.objective.dump(), "plugins": self.folder.manifest()["plugins"]}
         save_checkpoint(self.folder, training.model, self.prepared.data.tokenizer, training.optimizer, state, about)
         self.saved = training.step
         self.folder.update_manifest(best=self.best)
         self._prune()
+
+    def _better(self, loss: float) -> bool:
+        # by loss, which a tokenizer that loses text has too; the log writes as a string what is not finite
+        return math.isfinite(loss) and (self.best is None or loss < self.best["loss"])
 
     def _prune(self) -> None:
         prune(self.folder, self.prepared.recipe.train.keep_checkpoints, self.best["checkpoint"] if self.best else None)
@@ -345,13 +347,13 @@ class Runner:
 
     def _say_end(self, result: LanguageResult) -> None:
         beside = self.prepared.data.report.get("baselines", {}).get("xz")
+        over = f"over {result.tokens:,} validation tokens, window {result.window}, stride {result.stride}"
         compared = f" (xz -9e with the training text: {beside['bits_per_byte']:.3f})" if beside else ""
-        self.console.print(
-            f"{result.bits_per_byte:.3f} bits per byte over {result.tokens:,} validation tokens, window"
-            f" {result.window}, stride {result.stride}{compared}",
-            highlight=False,
-        )
-        self.console.print(f"report: {self.folder.path / 'report.html'}", highlight=False)
+        if math.isnan(result.bits_per_byte):
+            say(self.console, f"{result.loss:.3f} nats a token {over}; no bits per byte: the tokenizer loses some text")
+        else:
+            say(self.console, f"{result.bits_per_byte:.3f} bits per byte {over}{compared}")
+        say(self.console, f"report: {self.folder.path / 'report.html'}")
 
 
 def _write_predictions(folder: Path, result: LanguageResult, ids: list[str]) -> None:

@@ -12,8 +12,8 @@ from weft.config import Part
 class Schedule(Part, slot="schedule", default="warmup-stable-decay"):
     """The learning rate over a run."""
 
-    warmup: float = Field(0.02, ge=0, lt=1)
-    """share of the steps over which the rate rises from near 0"""
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """share of the steps over which the rate rises from near 0; short runs need a long one"""
 
     def factor(self, step: int, total: int) -> float:
         """What multiplies the learning rate at step 0 ... total - 1."""

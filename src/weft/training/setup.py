@@ -19,9 +19,11 @@ from weft.data.shards import PreparedData
 from weft.errors import WeftError
 from weft.models.build import blank
 from weft.models.cost import parameter_count
+from weft.report.formats import size
 from weft.runs import fingerprints
 from weft.training.budget import Budget
 from weft.training.loop import Training, timed_steps
+from weft.training.progress import say
 from weft.training.recipe import Recipe
 
 
@@ -49,7 +51,7 @@ def prepare_run(recipe: Recipe, console: Console, fingerprint: str | None = None
     needed = recipe.objective.heads()
     missing = [name for name in needed if name not in recipe.model.heads]
     if missing:
-        console.print(f"heads added for the objective {recipe.objective.kind}: {', '.join(missing)}", highlight=False)
+        say(console, f"heads added for the objective {recipe.objective.kind}: {', '.join(missing)}")
     model = recipe.model.with_heads(needed)
     length = model.max_length
     if recipe.train.batch_tokens < length:
@@ -64,8 +66,19 @@ def prepare_run(recipe: Recipe, console: Console, fingerprint: str | None = None
             f"data.source = {data.report['source']}: the data of this run have changed since it began; bring them back,"
             " or begin a new run with the recipe.yaml in its folder"
         )
+    if fingerprint is None:
+        _tell(data.report, console)
     bound = recipe.model_copy(update={"model": model.bind(data.tokenizer.vocab_size)})
     return Prepared(bound, data, machine, environment(machine, threads))
+
+
+def _tell(data: dict[str, Any], console: Console) -> None:
+    """What a run is about to read, and what a person should hear about it."""
+    removed = f" ({data['duplicates_removed']:,} near-duplicates left out)" if data["duplicates_removed"] else ""
+    parts = f"{size(data['train']['bytes'])} for training, {size(data['validation']['bytes'])} for validation"
+    say(console, f"{data['source']}: {data['documents']:,} documents{removed}; {parts}")
+    for warning in data["warnings"]:
+        say(console, f"note: {warning}")
 
 
 def environment(machine: device.Machine, threads: int) -> dict[str, Any]:
@@ -98,9 +111,7 @@ def new_training(prepared: Prepared, console: Console) -> Training:
         training = make_training(prepared)  # the probe moved the weights
         # validations, samples and checkpoints take their part too
         steps = max(1, int(budget.amount * 60 / seconds * 0.92))
-        console.print(
-            f"budget: {recipe.train.budget} at {seconds:.3f} s a step (timed) = {steps} steps", highlight=False
-        )
+        say(console, f"budget: {recipe.train.budget} at {seconds:.3f} s a step (timed) = {steps} steps")
     training.total = steps
     return training
 
@@ -152,5 +163,5 @@ def manifest_of(prepared: Prepared, training: Training, plugins: dict[str, str],
 
 def changed(resolved: dict[str, Any], overrides: list[str]) -> list[str]:
     """The overrides that would make another run of a resolved recipe."""
-    before = semantic(load(Recipe, resolved))
+    before = semantic(load(Recipe, resolved)) if overrides else None
     return [text for text in overrides if semantic(load(Recipe, resolved, [text])) != before]
