@@ -97,6 +97,11 @@ def _check(device: str, precision: str) -> None:
 
 @cache
 def peak_flops(device: str, precision: str) -> float:
+    """`measure_peak`, once a process."""
+    return measure_peak(device, precision)
+
+
+def measure_peak(device: str, precision: str) -> float:
     """FLOPs a second of a large matrix product here and now: what a share of the peak is a share of."""
     import torch
 

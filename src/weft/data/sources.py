@@ -22,6 +22,11 @@ class Source(Part, slot="source", default="python-docs"):
             return {"kind": "files", **raw}
         return super().expand_short(raw)
 
+    @classmethod
+    def short_schema(cls) -> dict[str, Any]:
+        """A kind's name, or a path."""
+        return {"anyOf": [super().short_schema(), {"type": "string"}]}
+
     def build(self) -> Corpus:
         """The documents, ready to be read.
 

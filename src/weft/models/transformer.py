@@ -88,7 +88,9 @@ class Stack(Module):
             self._check_length(max(cache.lengths) + tokens)
             placement = cache.place(inputs.shape, valid_BT, device)
             index_BT, k_valid = placement.slot_BT, cache.valid(device)
-            sides = Sides(index_BT, torch.arange(placement.end, device=device)[None], k_valid)
+            keys_BS = torch.arange(placement.end, device=device)[None]
+            # the first tokens of rows of one length are alone in the cache, as if there were none
+            sides = Sides(index_BT, keys_BS, k_valid, aligned=placement.start == 0)
         else:
             aligned = valid_BT is None
             index_BT = torch.arange(tokens, device=device)[None] if valid_BT is None else index_of(valid_BT)

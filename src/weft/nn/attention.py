@@ -148,6 +148,10 @@ class DotProductAttention(Module):
         """B x T x (heads width) as B x heads x T x width."""
         return x_BTN.unflatten(-1, (heads, self.width)).transpose(1, 2)
 
+    def extra_repr(self) -> str:
+        shared = "" if self.n_kv_heads == self.n_heads else f", {self.n_kv_heads} for keys and values"
+        return f"{self.n_heads} heads x {self.width}{shared}"
+
     def cache_entry(self) -> FullEntry:
         """An empty entry for this attention's keys and values."""
         return FullEntry()

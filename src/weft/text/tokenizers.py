@@ -157,6 +157,11 @@ class TokenizerConfig(Part, slot="tokenizer", default="bpe"):
             return {"kind": "file", "path": raw}
         return super().expand_short(raw)
 
+    @classmethod
+    def short_schema(cls) -> dict[str, Any]:
+        """A kind's name, or a path."""
+        return {"anyOf": [super().short_schema(), {"type": "string"}]}
+
     def train(self, texts: Iterable[str], total_bytes: int, special: Sequence[str] = ()) -> Tokenizer:
         """The tokenizer for `texts`, which hold `total_bytes` of UTF-8; `special` tokens are added to the one that
         ends a document. `texts` is read at most once, lazily. The same texts give the same tokenizer.

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from weft.config import apply, load
 from weft.config.plugins import load_plugins, require
-from weft.device import peak_flops
+from weft.device import measure_peak, peak_flops
 from weft.errors import WeftError
 from weft.evaluation.language import LanguageResult, evaluate_language
 from weft.generation.generate import generate
@@ -248,6 +248,8 @@ class Runner:
         self.stepping += time.perf_counter() - started
         self.stepped += training.tokens_per_step
         rate = self.stepped / max(self.stepping, 1e-9)
+        if rate * training.flops_per_token > self.peak:  # measured while the machine was busy with something else
+            self.peak = max(self.peak, measure_peak(self.prepared.machine.device, self.prepared.machine.precision))
         share = rate * training.flops_per_token / self.peak
         progress.step(step, values["loss"], rate, share)
         if logging:
