@@ -100,6 +100,11 @@ def test_given_positions_are_the_ones_that_are_used() -> None:
             assert (moved - counted).abs().max() > 1e-3
 
 
+def test_positions_that_enter_with_the_embedding_belong_to_the_stack() -> None:
+    with pytest.raises(WeftError, match=r"attention\.positions: learned positions enter where a stack begins"):
+        small({"block": {"attention": {"positions": "learned"}}})
+
+
 def test_logits_are_computed_when_asked_for_and_once() -> None:
     model, calls = small(), list[str]()
     model.heads["lm"].register_forward_hook(lambda *given: calls.append("lm"))

@@ -168,7 +168,8 @@ class Chatty(Module):
     def forward(self, x_BTD: Tensor) -> Tensor:
         y_BTD = self.up(x_BTD)
         self.emit("squares", y_BTD.square().sum(), torch.tensor(y_BTD.numel()))
-        self.emit("calls", torch.tensor(1.0), torch.tensor(1))
+        for _ in range(2):
+            self.emit("calls", torch.tensor(1.0), torch.tensor(1))
         return y_BTD.sin()
 
 
@@ -190,7 +191,7 @@ def test_blocks_hand_on_what_their_parts_emit(chatty: Transformer) -> None:
     for _ in range(2):  # a second forward repeats nothing of the first
         terms = chatty(x_BT).terms
         assert terms.keys() == {"squares", "calls"}
-        assert (float(terms["calls"].total), int(terms["calls"].count)) == (3.0, 3)
+        assert (float(terms["calls"].total), int(terms["calls"].count)) == (6.0, 6)
         assert int(terms["squares"].count) == 3 * 2 * 5 * 16
     block = chatty.decoder.blocks[1]
     seen: list[Tensor] = []

@@ -77,6 +77,15 @@ class Lab:
         return self.train(*overrides, on_step=stopping(step))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def peak() -> Iterator[None]:
+    """The machine's measured peak takes seconds where bf16 is emulated, and is a matter of the clock alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("weft.device.peak_flops", "weft.training.run.peak_flops", "weft.training.run.measure_peak"):
+            patch.setattr(name, lambda device, precision: 1e12)
+        yield
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(tmp_path_factory.mktemp("lab"))
@@ -88,14 +97,14 @@ def names(path: Path) -> list[str]:
 
 # --- killed ---
 
-EVERYTHING = ("model.dropout=0.1", "train.micro_batch=3", "train.checkpoint_every=2")
+EVERYTHING = ("train.budget=16 steps", "model.dropout=0.1", "train.micro_batch=3", "train.checkpoint_every=2")
 
 
 posix = pytest.mark.skipif(os.name != "posix", reason="kills processes as POSIX systems do")
 
 
 @posix
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_instants(lab: Lab, kills: int) -> None:
     expected, draw, runs = lab.undisturbed(*EVERYTHING), random.Random(kills), lab.folder / f"random-{kills}"
     began = time.monotonic()
@@ -425,11 +434,8 @@ def test_a_semantic_override_is_refused_and_named(lab: Lab) -> None:
 
 def test_an_execution_override_is_allowed(lab: Lab) -> None:
     path = lab.stopped()
-    try:
-        said = lab.resume(path, "train.threads=2", "train.keep_checkpoints=4", "train.sample_tokens=9")
-    finally:
-        torch.set_num_threads(1)
-    assert "resumed under other threads: not promised to be equal bit by bit" in said
+    said = lab.resume(path, "train.micro_batch=2", "train.keep_checkpoints=4", "train.sample_tokens=9")
+    assert said.startswith(f"{path}: going on from step 8 of 12")
     assert RunFolder(path).manifest()["status"] == "finished"
     assert names(path) == [f"step-{step:08d}" for step in (4, 8, 12)]
 

@@ -162,7 +162,7 @@ def _command(arguments: Sequence[str], output: Path, watched: tuple[str, int, Pa
     sys.stdout, sys.stderr = os.fdopen(1, "w", encoding="utf-8"), os.fdopen(2, "w", encoding="utf-8")
     sys.argv = ["weft", *arguments]
     # measuring the machine's peak takes a third of a second, and is a matter of the clock alone
-    weft.device.peak_flops = weft.training.run.peak_flops = lambda device, precision: 1e10  # type: ignore[assignment]
+    weft.device.peak_flops = weft.training.run.peak_flops = lambda device, precision: 1e12  # type: ignore[assignment]
     if watched:
         sys.addaudithook(_watch(*watched))
     try:

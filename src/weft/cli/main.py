@@ -63,6 +63,9 @@ def main() -> None:
 
     WEFT_DEBUG=1 shows where it was noticed.
     """
+    # A thread that waits for its siblings spins; on cores that do other work too it spins away the time which they wait
+    # for. Read when torch is imported, so it is set here, in a process that is ours.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         app()
     except WeftError as error:

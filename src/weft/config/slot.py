@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo, field_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from weft.errors import WeftError
@@ -31,6 +31,16 @@ class Section(BaseModel):
     """Options that belong together: immutable, hashable, and closed to unknown names."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """`d_model: true` is a slip, not a 1."""
+        if isinstance(value, bool) and info.field_name in cls.model_fields:
+            allowed = cls.model_fields[info.field_name].annotation
+            if allowed in (int, float, str) or {int, float, str}.intersection(get_args(allowed)):
+                raise ValueError("should be a number or a name, not true or false")
+        return value
 
     @classmethod
     def expand_short(cls, raw: Any) -> Any:

@@ -129,6 +129,8 @@ class Override:
         if depth == len(self.path) - 1:
             if name == "kind" and place.is_slot:
                 return self._change_kind(place, node, notes)
+            if place.section is not None and issubclass(place.section, Part) and name in place.section.extra_options:
+                return expand(place, {name: self.value})  # another preset: a whole declaration
             if self.value is None:
                 return {key: value for key, value in node.items() if key != name}
         return {**node, name: self._apply(place.child(name, node), node.get(name), depth + 1, notes)}

@@ -24,8 +24,8 @@ class Progress:
     def __init__(self, console: Console, total: int, step: int) -> None:
         self.console = console
         self.total = total
-        self.first = step
-        self.started = time.monotonic()
+        self.done, self.at = step, time.monotonic()
+        self.pace = math.nan  # seconds a step, validations and all, recent ones counting most
         self.bits = math.nan
         self.head = self.tail = ""
         self.live = (
@@ -45,7 +45,11 @@ class Progress:
 
     def step(self, step: int, loss: float, tokens_per_second: float, peak_share: float) -> None:
         """The run has done `step` steps."""
-        left = (time.monotonic() - self.started) / max(step - self.first, 1) * (self.total - step)
+        now = time.monotonic()
+        recent = (now - self.at) / max(step - self.done, 1)
+        self.pace = recent if math.isnan(self.pace) else self.pace + 0.02 * (recent - self.pace)
+        self.done, self.at = step, now
+        left = self.pace * (self.total - step)
         self.head = f"step {step:>{len(str(self.total))}}/{self.total}  loss {loss:.3f}"
         self.tail = f"{tokens_per_second:,.0f} tokens/s  {peak_share:.0%} of peak  {duration(left)} left"
         if self.live:

@@ -132,6 +132,7 @@ def _go_on(run: RunFolder, overrides: list[str], on_step: OnStep | None, console
         steps = manifest["budget"].get("stopped", manifest["budget"]["steps"])
         say(console, f"{run.path} is finished after {steps} steps; nothing to do")
         if not (run.path / "report.html").is_file():  # a kill came in between
+            run.clean()
             write_report([run.path])
         return Run(run.path, True)
     run.clean()
@@ -187,6 +188,7 @@ class Runner:
         self.log_every = options.log_every or max(1, total // 100)
         self.checkpoint_every = options.checkpoint_every or self.evaluate_every
         self.peak = peak_flops(prepared.machine.device, prepared.machine.precision)
+        self.measured_again = False
         self.began = time.monotonic() - (state["seconds"] if state else 0.0)
         budget = Budget.read(options.budget)
         self.deadline = self.began + budget.amount * 60 if budget.unit == "minutes" else None
@@ -248,9 +250,12 @@ class Runner:
         self.stepping += time.perf_counter() - started
         self.stepped += training.tokens_per_step
         rate = self.stepped / max(self.stepping, 1e-9)
-        if rate * training.flops_per_token > self.peak:  # measured while the machine was busy with something else
+        reached = rate * training.flops_per_token
+        if reached > self.peak and not self.measured_again:  # it was measured while the machine had other work
+            self.measured_again = True
             self.peak = max(self.peak, measure_peak(self.prepared.machine.device, self.prepared.machine.precision))
-        share = rate * training.flops_per_token / self.peak
+        self.peak = max(self.peak, reached)
+        share = reached / self.peak
         progress.step(step, values["loss"], rate, share)
         if logging:
             shown = {"layers": values["layers"]} if "layers" in values else {}
