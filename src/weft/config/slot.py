@@ -140,6 +140,8 @@ class _SlotMarker:
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        while "slot" not in schema.get("metadata", {}):  # validators of the field lie around it
+            schema = schema["schema"]
         base: type[Part] = schema["metadata"]["slot"]
         choices: list[dict[str, Any]] = [{**base.short_schema(), "description": f"{base.slot}, by kind"}]
         for _, part in sorted(base.kinds.items()):
