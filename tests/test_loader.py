@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weft.config import load
-from weft.data.loader import IGNORE, Loader, Packed, evaluation_windows
+from weft.data.loader import IGNORE, Loader, Packed, evaluation_sample, evaluation_windows
 from weft.data.packing import Documents, Packing, Windows, best_fit
 from weft.data.shards import TokenSplit
 from weft.errors import WeftError
@@ -211,12 +211,11 @@ def test_evaluation_predicts_each_token_once_with_its_context(
     split = split_of(sizes)
     stride = data.draw(st.integers(1, window))
     rows = data.draw(st.integers(1, 4))
-    limit = data.draw(st.none() | st.integers(1, 700))
     tokens = split.arrays["tokens"]
-    total = min(len(tokens), limit or len(tokens))
+    total = len(tokens)
     owner = np.repeat(np.arange(len(sizes)), sizes)
     found = []
-    for batch in evaluation_windows(split, window, stride, rows, limit):
+    for batch in evaluation_windows(split, window, stride, rows):
         assert batch.tokens_BT.shape == batch.targets_BT.shape == batch.document_BT.shape
         assert batch.tokens_BT.shape[0] <= rows
         assert batch.tokens_BT.shape[1] == min(window, total)
@@ -231,6 +230,30 @@ def test_evaluation_predicts_each_token_once_with_its_context(
                 assert np.array_equal(context, tokens[place - at : place])
                 found.append(place)
     assert found == list(range(total))
+
+
+@given(sizes=sizes_of_documents, window=st.integers(1, 40), wanted=st.integers(1, 900), rows=st.integers(1, 4))
+@settings(max_examples=200, deadline=None)
+def test_a_sample_is_spread_over_the_split(sizes: list[int], window: int, wanted: int, rows: int) -> None:
+    total = sum(sizes)
+    offsets = np.cumsum([0, *sizes])
+    split = TokenSplit(
+        {"tokens": np.arange(total), "offsets": offsets, "bytes": np.array(sizes)}
+    )  # a token is its place
+    owner, width = np.repeat(np.arange(len(sizes)), sizes), min(window, total)
+    places: list[int] = []
+    for batch in evaluation_sample(split, window, wanted, rows):
+        assert batch.tokens_BT.shape[0] <= rows
+        assert np.array_equal(owner[batch.targets_BT], batch.document_BT)
+        assert np.array_equal(batch.tokens_BT[:, 1:], batch.targets_BT[:, :-1])
+        places += batch.targets_BT.flatten().tolist()
+    count = max(1, min(wanted // width, total // width))
+    assert places == sorted(set(places))
+    assert len(places) == count * width
+    if count > 1:
+        assert (places[0], places[-1]) == (0, total - 1)
+        gaps = np.diff(places[::width])
+        assert gaps.max() - gaps.min() <= 1, "evenly"
 
 
 def test_a_stride_beyond_the_window_is_refused() -> None:

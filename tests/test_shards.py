@@ -399,10 +399,9 @@ def test_whoever_is_first_wins(tmp_path: Path) -> None:
 # arrays
 
 
-def test_bytes_until_a_token() -> None:
+def test_bytes_per_token_of_each_document() -> None:
     arrays = {"tokens": np.arange(12), "offsets": np.array([0, 4, 6, 12]), "bytes": np.array([40, 10, 3])}
-    split = TokenSplit(arrays)
-    assert [split.bytes_until(tokens) for tokens in (0, 1, 4, 5, 6, 8, 12)] == [0, 10, 40, 45, 50, 51, 53]
+    assert TokenSplit(arrays).bytes_per_token.tolist() == [10, 5, 0.5]
 
 
 def test_a_large_vocabulary_has_wide_tokens(tmp_path: Path) -> None:

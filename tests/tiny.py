@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from rich.console import Console
 import weft.device
 import weft.training.run
 from weft.cli.main import main
-from weft.config import yaml
+from weft.config import load, yaml
 from weft.runs.folder import RunFolder
+from weft.training.recipe import Recipe
 from weft.training.run import Run, train
+from weft.training.setup import Prepared, prepare_run
 
 WORDS = "the cat sat on a mat and then ran to see what was in that old red box by our door"
 
@@ -74,6 +77,21 @@ def run(what: dict[str, Any] | Path, runs: Path, *overrides: str, **options: Any
     return done, said.getvalue()
 
 
+def trained(runs: Path, what: dict[str, Any] | Path, *overrides: str, **options: Any) -> Path:
+    """The folder of a new run."""
+    return run(what, runs, *overrides, **options)[0].folder
+
+
+def prepared(source: Path, *overrides: str) -> Prepared:
+    """What a run of the recipe needs before its first step."""
+    return prepare_run(load(Recipe, recipe(source), overrides), Console(file=io.StringIO()))
+
+
+def lines(folder: Path, split: str = "train") -> list[dict[str, Any]]:
+    """The lines of a run's log for one split."""
+    return [line for line in RunFolder(folder).log if line["split"] == split]
+
+
 def result(folder: Path) -> dict[str, Any]:
     """All of a finished run that must not depend on how often it was stopped: everything but what the clock said."""
     run = RunFolder(folder)
@@ -95,6 +113,64 @@ def result(folder: Path) -> dict[str, Any]:
             found[name] = content
     assert f"checkpoints/{last.name}/model.safetensors" in found
     return found
+
+
+# --- runs that are stopped ---
+
+
+class Stop(Exception):  # noqa: N818
+    """What a user's own code may raise."""
+
+
+def stopping(*steps: int) -> Callable[[int, dict[str, Any]], None]:
+    """An on_step that raises Stop at these steps."""
+
+    def on_step(step: int, values: dict[str, Any]) -> None:
+        if step in steps:
+            raise Stop
+
+    return on_step
+
+
+BRIEF = ("train.budget=12 steps",)
+
+
+class Lab:
+    """A recipe, and for each set of overrides (BRIEF unless given) what an undisturbed run of it gives."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.recipe = recipe_file(folder)
+        self._results: dict[tuple[str, ...], dict[str, Any]] = {}
+        self._number = 0
+
+    def undisturbed(self, *overrides: str) -> dict[str, Any]:
+        """The result of a run that nobody stopped."""
+        overrides = overrides or BRIEF
+        if overrides not in self._results:
+            self._results[overrides] = result(self.train(*overrides))
+        return self._results[overrides]
+
+    def train(self, *overrides: str, **options: Any) -> Path:
+        """The folder of a new run, which goes to its end or raises Stop."""
+        self._number += 1
+        path = self.folder / "runs" / f"run-{self._number}"
+        with suppress(Stop):
+            run(self.recipe, self.folder / "runs", *(overrides or BRIEF), name=path.name, **options)
+        return path
+
+    def resume(self, path: Path, *overrides: str, **options: Any) -> str:
+        """What a run said that went on."""
+        return run(path, self.folder, *overrides, **options)[1]
+
+    def stopped(self, step: int = 10, *overrides: str) -> Path:
+        """A run that was stopped at a step; of its checkpoints 4, 8, 12, ... the newest two before it are there."""
+        return self.train(*overrides, on_step=stopping(step))
+
+
+def names(path: Path) -> list[str]:
+    """A run's checkpoints, oldest first."""
+    return [checkpoint.name for checkpoint in RunFolder(path).checkpoints()]
 
 
 # --- the command line ---

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from weft.data.rows import IGNORE, Packed
 from weft.data.shards import TokenSplit
 from weft.errors import WeftError
 
-__all__ = ["IGNORE", "EvaluationBatch", "Loader", "Packed", "evaluation_windows"]
+__all__ = ["IGNORE", "EvaluationBatch", "Loader", "Packed", "evaluation_sample", "evaluation_windows"]
 
 
 class Loader:
@@ -83,28 +83,44 @@ class EvaluationBatch:
     """the document of the split that each target belongs to"""
 
 
-def evaluation_windows(
-    split: TokenSplit, window: int, stride: int, rows: int = 1, limit: int | None = None
-) -> Iterator[EvaluationBatch]:
-    """Windows in which each of the first `limit` tokens (all unless given) is a target exactly once.
+def evaluation_sample(split: TokenSplit, window: int, tokens: int, rows: int = 1) -> Iterator[EvaluationBatch]:
+    """Windows of about `tokens` tokens in all, spread evenly over the split, always the same ones.
+
+    Documents that stand side by side are often alike: the first so many tokens would say little about the rest.
+    """
+    total, width = split.tokens, min(window, split.tokens)
+    count = max(1, min(tokens // width, total // width))
+    starts = [index * (total - width) // max(count - 1, 1) for index in range(count)]
+    for first in range(0, count, rows):
+        yield _windows(split, width, [start + width for start in starts[first : first + rows]])
+
+
+def evaluation_windows(split: TokenSplit, window: int, stride: int, rows: int = 1) -> Iterator[EvaluationBatch]:
+    """Windows in which each token is a target exactly once.
 
     Every target has at least `window - stride` tokens of context where the stream, preceded by one end of a
     document, has that many. All windows are `window` wide, or as wide as the stream where that is shorter.
     """
     if not 0 < stride <= window:
         raise WeftError(f"stride = {stride}: should be between 1 and the window's {window} tokens")
-    tokens, offsets = split.arrays["tokens"], split.arrays["offsets"]
-    total = min(len(tokens), limit or len(tokens))
+    total = split.tokens
     width = min(window, total)
     # the first window predicts all of itself, each later one `stride` more; the last ends where the text ends
     ends = [width, *range(width + stride, total, stride), *([total] if total > width else [])]
     for first in range(0, len(ends), rows):
-        batch = ends[first : first + rows]
-        packed = Packed.padding(len(batch), width, int(tokens[-1]), documents=False)
-        for row, end in enumerate(batch):
-            packed.write(row, 0, tokens, end - width, end)
+        batch = _windows(split, width, ends[first : first + rows])
+        for row, end in enumerate(ends[first : first + rows]):
             predicted = ends[first + row - 1] if first + row else 0
-            packed.targets_BT[row, : predicted - (end - width)] = IGNORE
-        places_BT = np.asarray(batch)[:, None] - width + np.arange(width)
-        document_BT = np.searchsorted(offsets, places_BT, side="right") - 1
-        yield EvaluationBatch(packed.tokens_BT, packed.targets_BT, document_BT)
+            batch.targets_BT[row, : predicted - (end - width)] = IGNORE
+        yield batch
+
+
+def _windows(split: TokenSplit, width: int, ends: Sequence[int]) -> EvaluationBatch:
+    """The `width` tokens before each end as targets."""
+    tokens, offsets = split.arrays["tokens"], split.arrays["offsets"]
+    packed = Packed.padding(len(ends), width, int(tokens[-1]), documents=False)
+    for row, end in enumerate(ends):
+        packed.write(row, 0, tokens, end - width, end)
+    places_BT = np.asarray(ends)[:, None] - width + np.arange(width)
+    document_BT = np.searchsorted(offsets, places_BT, side="right") - 1
+    return EvaluationBatch(packed.tokens_BT, packed.targets_BT, document_BT)

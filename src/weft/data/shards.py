@@ -59,15 +59,10 @@ class TokenSplit:
         names, offsets = self.arrays["ids"].tobytes(), self.arrays["id_offsets"].tolist()
         return [names[start:end].decode(errors="surrogateescape") for start, end in pairwise(offsets)]
 
-    def bytes_until(self, tokens: int) -> float:
-        """Bytes of UTF-8 that the first `tokens` tokens stand for; of a document only begun, by its own average."""
-        offsets = self.arrays["offsets"]
-        whole = int(np.searchsorted(offsets, tokens, side="right")) - 1
-        covered = float(self.arrays["bytes"][:whole].sum())
-        if whole < self.documents:
-            begun = (tokens - int(offsets[whole])) / int(offsets[whole + 1] - offsets[whole])
-            covered += begun * float(self.arrays["bytes"][whole])
-        return covered
+    @cached_property
+    def bytes_per_token(self) -> NDArray[np.float64]:
+        """Each document's bytes of UTF-8 over its tokens, the one that ends it included."""
+        return np.asarray(self.arrays["bytes"] / np.diff(self.arrays["offsets"]))
 
 
 @dataclass(frozen=True, eq=False)

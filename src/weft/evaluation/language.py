@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from weft.data.loader import evaluation_windows
+from weft.data.loader import evaluation_sample, evaluation_windows
 from weft.data.shards import TokenSplit
 from weft.models.transformer import Transformer
 from weft.nn.context import Inputs
@@ -66,16 +66,22 @@ def evaluate_language(
 ) -> LanguageResult:
     """Predict each token of a split once, with at least `window - stride` tokens before it where there are that many.
 
-    At most about `limit` tokens, from the beginning; `progress(done, total)` is called after each batch.
+    With a `limit` below the split's tokens, about so many in windows spread over it, which do not overlap.
+    `progress(done, total)` is called after each batch.
     """
+    part = limit is not None and limit < split.tokens
+    if part:
+        batches, stride = evaluation_sample(split, window, limit or 0, rows), window
+    else:
+        batches = evaluation_windows(split, window, stride, rows)
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     by_document = np.zeros(split.documents)
-    nats, tokens = 0.0, 0
+    nats, tokens, covered = 0.0, 0, 0.0
     total = min(split.tokens, limit or split.tokens)
     with torch.inference_mode():
-        for batch in evaluation_windows(split, window, stride, rows, limit):
+        for batch in batches:
             inputs = torch.from_numpy(batch.tokens_BT).to(device)
             targets = torch.from_numpy(batch.targets_BT).to(device)
             output = model(Inputs(tokens_BT=inputs))
@@ -83,9 +89,11 @@ def evaluate_language(
             wanted = batch.targets_BT != IGNORE
             np.add.at(by_document, batch.document_BT[wanted], losses[wanted])
             nats, tokens = nats + float(losses[wanted].sum()), tokens + int(wanted.sum())
+            covered += float(split.bytes_per_token[batch.document_BT[wanted]].sum())
             if progress is not None:
                 progress(tokens, total)
     model.train(was_training)
-    whole = tokens == split.tokens
-    covered = split.bytes_until(tokens) if split.lossless else math.nan
-    return LanguageResult(nats, tokens, covered, window, stride, whole, by_document)
+    covered = float(split.bytes) if not part else covered
+    if not split.lossless:
+        covered = math.nan
+    return LanguageResult(nats, tokens, covered, window, stride, not part, by_document)
