@@ -339,3 +339,17 @@ def test_a_markov_source_is_learned_to_its_entropy(tmp_path: Path) -> None:
     assert final["bytes"] == 6000
     assert best == pytest.approx(entropy, rel=0.04), "this sample is not typical"
     assert 0.995 * best < final["bits_per_byte"] < 1.02 * best
+
+
+def test_a_head_that_the_objective_does_not_read_rests(source: Path, folder: Path) -> None:
+    raw = tiny.recipe(source)
+    raw["model"] |= {"heads": {"lm": "lm", "idle": "lm"}, "embedding": {"tied": False}}
+    run = tiny.run(raw, folder, "train.budget=8 steps", "train.log_every=1")[0]
+    layers = next(line["values"]["layers"] for line in lines(run.folder) if "layers" in line["values"])
+    assert "heads.lm" in layers
+    assert layers.get("heads.idle", {}).get("gradient_norm", 0.0) == 0.0
+
+
+def test_null_switches_clipping_off(source: Path) -> None:
+    assert prepared(source, "train.clip=null").recipe.train.clip is None
+    assert prepared(source, "train.budget=null").recipe.train.budget == "450 steps", "no choice there: the default"

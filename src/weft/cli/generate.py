@@ -40,11 +40,13 @@ def command(
     seed: Annotated[int | None, typer.Option(help="of the random draws [0]")] = None,
     number: Annotated[int, typer.Option(min=1, help="how many continuations")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
+    plugins: Annotated[list[str] | None, typer.Option(help="a Python file with parts of your own, to be run")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON, when it is whole")] = False,
 ) -> None:
     """Let a model continue a text: weft generate runs/demo --prompt "Return the" """
     from weft import device as machines
     from weft.config import load
+    from weft.config.plugins import load_plugins
     from weft.generation import Sampling
     from weft.hub import load_model
 
@@ -54,6 +56,7 @@ def command(
     sampling = load(Sampling, {name: value for name, value in options.items() if value is not None})
     if number > 1 and sampling.greedy:
         raise WeftError(f"--number {number} with --temperature 0: the likeliest text is the same each time")
+    load_plugins(plugins or ())
     # fp32: one token at a time is bound by reading the weights, which a cast would only add to
     place = machines.choose(device, "fp32").device
     machines.set_threads(None)

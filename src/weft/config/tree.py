@@ -90,6 +90,13 @@ def merge(place: Place, old: Any, new: Any) -> Any:
     return result
 
 
+def _holds_null(place: Place, node: Any, name: str) -> bool:
+    """Whether null is a choice of its own there, beside the default."""
+    section = place.chosen(node)
+    field = section.model_fields.get(name) if section is not None else None
+    return field is not None and type(None) in get_args(field.annotation) and field.default is not None
+
+
 @dataclass(frozen=True)
 class Override:
     """One `path=value` of the command line or of a study's arm."""
@@ -131,7 +138,7 @@ class Override:
                 return self._change_kind(place, node, notes)
             if place.section is not None and issubclass(place.section, Part) and name in place.section.extra_options:
                 return expand(place, {name: self.value})  # another preset: a whole declaration
-            if self.value is None:
+            if self.value is None and not _holds_null(place, node, name):
                 return {key: value for key, value in node.items() if key != name}
         return {**node, name: self._apply(place.child(name, node), node.get(name), depth + 1, notes)}
 

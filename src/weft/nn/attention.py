@@ -149,8 +149,7 @@ class DotProductAttention(Module):
         return x_BTN.unflatten(-1, (heads, self.width)).transpose(1, 2)
 
     def extra_repr(self) -> str:
-        shared = "" if self.n_kv_heads == self.n_heads else f", {self.n_kv_heads} for keys and values"
-        return f"{self.n_heads} heads x {self.width}{shared}"
+        return f"{self.n_heads} x {self.width}"
 
     def cache_entry(self) -> FullEntry:
         """An empty entry for this attention's keys and values."""

@@ -84,7 +84,8 @@ class Training:
             if after_step is not None:
                 after_step()
         for layer, ratio in update_ratios(self.model, before).items():
-            shown[layer]["update_ratio"] = ratio
+            if layer in shown:  # a layer without a gradient rests
+                shown[layer]["update_ratio"] = ratio
         self.step += 1
         self.tokens += count
         self.since.nats += nats
