@@ -65,7 +65,7 @@ def main() -> None:
     """
     # A thread that waits for its siblings spins; on cores that do other work too it spins away the time which they wait
     # for. Read when torch is imported, so it is set here, in a process that is ours.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     try:
         app()
     except WeftError as error:
