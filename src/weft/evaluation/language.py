@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from weft.data.loader import evaluation_sample, evaluation_windows
+from weft.data.rows import IGNORE
 from weft.data.shards import TokenSplit
 from weft.models.transformer import Transformer
 from weft.nn.context import Inputs
-from weft.nn.heads import IGNORE
 
 
 @dataclass(frozen=True)

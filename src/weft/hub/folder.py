@@ -23,7 +23,7 @@ from weft.models.config import ModelConfig
 from weft.models.transformer import Transformer
 from weft.nn.module import Module
 from weft.runs.atomic import new_folder, write_text
-from weft.runs.folder import _json, read_json
+from weft.runs.folder import read_json, to_json
 from weft.text.tokenizers import Tokenizer
 
 FORMAT = 1
@@ -33,7 +33,7 @@ FORMAT = 1
 def write_model(folder: Path, model: Transformer, tokenizer: Tokenizer, about: dict[str, Any]) -> None:
     """Write weights, declaration and tokenizer into `folder`, which exists; `about` is kept in config.json."""
     config = {"format": FORMAT, "weft": weft.__version__, "model": model.config.dump(), **about}
-    write_text(folder / "config.json", _json(config))
+    write_text(folder / "config.json", to_json(config))
     tokenizer.save(folder / "tokenizer.json")
     # a parameter that two places share is written once, under its first name
     write_tensors(folder / "model.safetensors", stored(model))

@@ -1,12 +1,13 @@
 """The parts of transformers, one idea a file: each declares its options, how it starts, what it costs."""
 
+from weft.data.rows import IGNORE
 from weft.nn.attention import Attention, DotProduct, DotProductAttention, NoAttention
 from weft.nn.block import Block, BlockPart, Plain, Post, Pre
 from weft.nn.cache import Cache, FullEntry
 from weft.nn.context import Context, Inputs, Memory
 from weft.nn.embeddings import Embeddings, TokenEmbedding, Tokens
 from weft.nn.feedforward import FeedForward, Gelu, NoFeedForward, Relu, SwiGlu
-from weft.nn.heads import IGNORE, Head, LanguageModelHead, Lm
+from weft.nn.heads import Head, LanguageModelHead, Lm
 from weft.nn.initialization import Constant, Initialization, Normal
 from weft.nn.kernels import KERNELS, Call, Kernel, attend
 from weft.nn.linear import Embedding, Linear

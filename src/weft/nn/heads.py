@@ -13,13 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from weft.config import Part
+from weft.data.rows import IGNORE
 from weft.nn.embeddings import TokenEmbedding
 from weft.nn.initialization import Normal
 from weft.nn.linear import Linear
 from weft.nn.module import Dims, Module, Term
-
-IGNORE = -100
-"""A target that is not predicted."""
 
 
 class Head(Part, slot="head", default="lm"):

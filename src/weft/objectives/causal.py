@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from weft.data.loader import Packed
+from weft.data.rows import IGNORE, Packed
 from weft.models.transformer import Transformer
 from weft.nn.context import Inputs
-from weft.nn.heads import IGNORE, Head, Lm
+from weft.nn.heads import Head, Lm
 from weft.nn.module import Terms
 from weft.objectives.base import Batch, Objective
 

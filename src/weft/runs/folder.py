@@ -55,7 +55,7 @@ class RunFolder:
         with new_folder(path) as folder:
             write_text(folder / "recipe.yaml", yaml.dump(recipe))
             write_text(folder / "resolved.yaml", yaml.dump(resolved))
-            write_text(folder / "manifest.json", _json({"format": FORMAT, **manifest}))
+            write_text(folder / "manifest.json", to_json({"format": FORMAT, **manifest}))
             (folder / "checkpoints").mkdir()
             for name, source in (copies or {}).items():
                 (folder / name).parent.mkdir(exist_ok=True)
@@ -91,7 +91,7 @@ class RunFolder:
 
     def update_manifest(self, **changes: Any) -> None:
         """Set entries of the manifest."""
-        write_text(self.path / "manifest.json", _json(self.manifest() | changes))
+        write_text(self.path / "manifest.json", to_json(self.manifest() | changes))
 
     def resolved(self) -> dict[str, Any]:
         """The whole recipe, every default written out."""
@@ -138,5 +138,6 @@ def free_name(parent: Path, name: str) -> Path:
     return path
 
 
-def _json(data: dict[str, Any]) -> str:
+def to_json(data: dict[str, Any]) -> str:
+    """An object as it is written to a file for people to read too."""
     return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
