@@ -11,6 +11,7 @@ import functools
 import itertools
 import json
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -30,6 +31,12 @@ from weft.seeds import derive
 SIZES: dict[str, Any] = {"d_model": 16, "max_length": 24, "vocab_size": 11, "decoder": {"n_layers": 2}}
 """Of every model that is made here."""
 
+STACKS = ("decoder", "encoder", "both")
+"""A model is one of these; what a case says of "decoder" is what all its stacks are made of."""
+
+LABELS = ("a", "b", "c", "d")
+"""Classes of a classifier that names none."""
+
 CANDIDATES: dict[type, tuple[Any, ...]] = {bool: (True, False), int: (2, 1, 3, 4), float: (0.5, 0.25, 2.0)}
 """Values to try for an option of a type; those that the part refuses or has already are passed over."""
 
@@ -37,9 +44,16 @@ EXAMPLES: dict[tuple[str, str], tuple[Any, ...]] = {
     ("StackConfig", "pattern"): ([{"attention": "none"}, {}],),
     ("StackConfig", "blocks"): ([{"kind": "post"}, {"kind": "pre", "attention": "none"}],),
     ("TransformerConfig", "heads"): ({"lm": {"kind": "lm", "bias": True}},),
-    ("_Wide", "width"): (7,),  # of 1 or 2 ReLUs all may be dead
+    ("TransformerConfig", "encoder"): ({"n_layers": 1},),
+    ("TransformerConfig", "decoder"): ({"n_layers": 1},),
+    ("Classifier", "labels"): ([*"abcdefgh"],),
+    ("_Wide", "width"): (23,),  # of few ReLUs all may be dead
 }
 """Values for options whose type says too little: (class that has it, option) -> values."""
+
+CROSS = "cross_attention"
+"""A slot that is never `none` here: every layer that reads a source would be without, which is refused. What stands
+below it is tried where it comes from unless given: below `attention`."""
 
 SEVERAL = {("DotProduct", "n_kv_heads")}
 """Options with two levels beside the default's: (class, option)."""
@@ -145,8 +159,9 @@ def places(*, variants: bool = True) -> dict[str, Place]:
 
     def add(path: str, base: type[Part], optional: bool) -> None:
         levels = levels_of(base, variants=variants and not optional)  # what overrides another is tried by kind
+        levels = [level for level in levels if level["kind"] != "none" or not path.endswith(CROSS)]
         found[path] = Place(base, (*([INHERIT] if optional else []), *map(json.dumps, levels)))
-        for part in base.kinds.values():
+        for part in base.kinds.values() if not path.endswith(CROSS) else ():
             visit(part, f"{path}.")
 
     def visit(section: type[Section], prefix: str) -> None:
@@ -154,17 +169,28 @@ def places(*, variants: bool = True) -> dict[str, Place]:
             base = slot_of(field.annotation)
             if base is not None and f"{prefix}{name}" not in found:
                 add(f"{prefix}{name}", base, type(None) in get_args(field.annotation))
-            elif isinstance(field.annotation, type) and issubclass(field.annotation, Section) and base is None:
-                visit(field.annotation, f"{prefix}{name}.")
+            elif (stack := _section_of(field.annotation)) is not None and name != "encoder":
+                visit(stack, f"{prefix}{name}.")
 
     visit(TransformerConfig, "")
-    add("heads.lm", SLOTS["head"], False)
+    for kind in SLOTS["head"].kinds:
+        levels = [level for level in levels_of(SLOTS["head"], variants=variants) if level["kind"] == kind]
+        found[f"heads.{kind}"] = Place(SLOTS["head"], tuple(map(json.dumps, levels)))
+    found["stacks"] = Place(ModelConfig, tuple(map(json.dumps, STACKS)))
     return found
+
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    """The section (no slot) that a field holds, if any."""
+    classes = [one for one in (annotation, *get_args(annotation)) if isinstance(one, type)]
+    return next((one for one in classes if issubclass(one, Section) and not issubclass(one, Part)), None)
 
 
 def applies(path: str, case: Mapping[str, str], where: Mapping[str, Place]) -> bool:
     """Whether the part that the case chooses above `path` has such a slot."""
     above, _, name = path.rpartition(".")
+    if name == CROSS and case.get("stacks") != '"both"':
+        return False
     if above not in where:
         return True
     level = json.loads(case[above])
@@ -178,16 +204,24 @@ def declaration(case: Mapping[str, str], where: Mapping[str, Place]) -> dict[str
     tree = deepcopy(SIZES)
     for path in sorted(case, key=lambda path: path.count(".")):
         level = json.loads(case[path])
-        if level is not None and applies(path, case, where):
+        if path != "stacks" and level is not None and applies(path, case, where):
             *above, name = path.split(".")
             functools.reduce(lambda node, key: node.setdefault(key, {}), above, tree)[name] = level
+    stacks, block = json.loads(case.get("stacks", '"decoder"')), tree["decoder"].get("block", {})
+    if stacks == "both" and block.get("attention", {}).get("kind") == "none":
+        block.setdefault(CROSS, {"kind": "dot-product"})
+    if stacks != "decoder":
+        tree["encoder"] = deepcopy(tree["decoder"] if stacks == "both" else tree.pop("decoder"))
+        tree["encoder"].get("block", {}).pop(CROSS, None)
     return tree
 
 
 def plain_case(where: Mapping[str, Place]) -> Case:
     """Each place's default kind, or what the surroundings give."""
-    case = {}
+    case = {"stacks": '"decoder"'}
     for path, place in where.items():
+        if path == "stacks":
+            continue
         kinds = {"kind": place.base.default} if place.base.default else {}
         plain = next((level for level in place.levels if kinds and json.loads(level) == kinds), place.levels[0])
         case[path] = INHERIT if INHERIT in place.levels else plain
@@ -206,7 +240,7 @@ def product() -> Iterator[Case]:
     full, where = places(), dict[str, Place]()
     for path, place in places(variants=False).items():
         if INHERIT not in place.levels:
-            also = [level for level in full[path].levels if path == "embedding" or "n_kv_heads" in level]
+            also = [level for level in full[path].levels if "tied" in level or "n_kv_heads" in level]
             where[path] = Place(place.base, tuple(dict.fromkeys([*place.levels, *also])))
     for levels in itertools.product(*(place.levels for place in where.values())):
         case = dict(zip(where, levels, strict=True))
@@ -222,19 +256,27 @@ def pairwise(where: Mapping[str, Place]) -> tuple[list[Case], dict[Pair, str]]:
         for (a, first), (b, second) in itertools.combinations(sorted(where.items()), 2)
         for pair in itertools.product(((a, level) for level in first.levels), ((b, level) for level in second.levels))
     }
-    cases, refused = [], {}
+    cases, refused, accepted, tries = [], dict[Pair, str](), set[tuple[str, str]](), Counter[tuple[str, str]]()
     while missing:
         pair = min(missing)  # not pop(): the same cases in every process
+        hopeless = next((item for item in pair if tries[item] >= 40 and item not in accepted), None)
+        if hopeless is not None:  # refused whatever stands beside it
+            refused[pair] = next(reason for other, reason in refused.items() if hopeless in other)
+            missing.discard(pair)
+            continue
         for wanted in (missing, *[set[Pair]()] * 20):  # the fullest case; should it be refused, twenty random ones
-            case = _complete(dict(pair), where, wanted, order)
+            found = [_complete(dict(pair), where, wanted, order) for _ in range(8 if wanted else 1)]
+            case = max(filter(None, found), key=lambda case: len(met(case, where) & missing), default=None)
             if case is None:  # the two exclude one another
                 break
             reason = refusal(case, where)
             if reason is None:
                 cases.append(case)
+                accepted |= {item for pair in met(case, where) for item in pair}
                 missing -= met(case, where)
                 refused.pop(pair, None)
                 break
+            tries.update(pair)
             refused[pair] = reason
         missing.discard(pair)
     return cases, refused
@@ -256,6 +298,8 @@ def met(case: Mapping[str, str], where: Mapping[str, Place]) -> set[Pair]:
 
 def _overridden(path: str, where: Mapping[str, Place]) -> list[str]:
     """The places whose choice the one at `path` overrides: of the same slot, further out."""
+    if path.endswith(CROSS):  # stands beside the attention whose options it has
+        return []
     return [other for other, place in where.items() if place.base is where[path].base and INHERIT not in place.levels]
 
 
@@ -266,6 +310,8 @@ def _complete(fixed: Case, where: Mapping[str, Place], wanted: set[Pair], order:
     order.shuffle(rest)
     for path in sorted(rest, key=lambda path: path.count(".")):
         levels = list(where[path].levels)
+        if path == "stacks" and any(CROSS in other for other in fixed):
+            levels = ['"both"']
         if INHERIT in levels and set(_overridden(path, where)) & set(fixed):
             levels = [INHERIT]
         order.shuffle(levels)
@@ -291,9 +337,10 @@ def _hosts(place: Place, level: str, other: str, path: str) -> bool:
 
 @functools.lru_cache(maxsize=1024)
 def _model(text: str) -> Transformer:
-    model = build(json.loads(text)).double().eval()
+    model = build(ModelConfig.load(json.loads(text)).bind(SIZES["vocab_size"], LABELS)).double().eval()
     stir(model)
-    model(torch.zeros(1, 4, dtype=torch.long))  # some combinations are refused only here
+    zeros = torch.zeros(1, 4, dtype=torch.long)
+    model(zeros, source=zeros if model.encoder and model.decoder else None)  # some are refused only here
     return model
 
 
@@ -356,7 +403,7 @@ def changed(config: ModelConfig, section: type[Section], name: str, value: Any) 
     """The model's declaration with another value of one option, in all sections of that type."""
     tree = config.dump()
     for path, found in sections_within(config):
-        if type(found) is section:
+        if type(found) is section and (name != CROSS or path[0] == "decoder"):  # an encoder has no source
             functools.reduce(lambda node, key: node[int(key) if isinstance(node, list) else key], path, tree)[name] = (
                 value
             )

@@ -15,16 +15,19 @@ import pytest
 import reference
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.flop_counter import FlopCounterMode
 
 from weft.config import Part, sections_within
 from weft.errors import WeftError
 from weft.models.build import build
-from weft.models.transformer import Transformer
+from weft.models.transformer import Output, Transformer
 from weft.nn import Inputs, Module
 
 Property = Callable[[Transformer], None]
 PROPERTIES: dict[str, Property] = {}
+WRITING, BOTH = ("decoder",), ("encoder", "decoder")
+"""Kinds of models by the stacks that they need."""
 
 
 def holds(function: Property) -> Property:
@@ -33,21 +36,86 @@ def holds(function: Property) -> Property:
     return function
 
 
+def holds_with(*stacks: str) -> Callable[[Property], Property]:
+    """Hold every model that has these stacks to this property."""
+
+    def register(function: Property) -> Property:
+        PROPERTIES[function.__name__] = lambda model: function(model) if reads(model, *stacks) else None
+        return function
+
+    return register
+
+
+def reads(model: Transformer, *stacks: str) -> bool:
+    """Whether the model has all of these stacks."""
+    return all(getattr(model, name) is not None for name in stacks)
+
+
 def tokens(model: Transformer, rows: int, length: int, seed: int = 0) -> Tensor:
     """Random tokens, rows x length."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(model.config.vocab_size or 0, (rows, length), generator=generator)
 
 
-def logits(model: Transformer, inputs: Tensor | Inputs, cache: Any = None) -> Tensor:
+def run(model: Transformer, inputs: Tensor | Inputs, cache: Any = None, source: Any = None) -> Output:
+    """A forward; whoever reads a source and is given none, and has none in the cache, reads `source_of` the inputs."""
+    if source is None and reads(model, *BOTH) and (cache is None or cache.source_valid_BS is None):
+        source = source_of(inputs if isinstance(inputs, Inputs) else Inputs(tokens_BT=inputs))
+    return model(inputs, source=source, cache=cache)
+
+
+def source_of(inputs: Inputs) -> Inputs:
+    """A source for each text (each document of each row), of 3 to 6 tokens, known by the text's first token.
+
+    So what holds of texts holds of pairs: whoever moves, cuts or packs a text moves its source too.
+    """
+    tokens_BT, (rows, length) = inputs.tokens_BT, inputs.shape
+    assert tokens_BT is not None, "texts are tokens"
+    valid_BT = torch.ones(rows, length, dtype=torch.bool) if inputs.valid_BT is None else inputs.valid_BT
+    documents_BT = torch.zeros_like(tokens_BT) if inputs.documents_BT is None else inputs.documents_BT
+    packed = []
+    for row in range(rows):
+        numbers = documents_BT[row, valid_BT[row]].unique_consecutive().tolist()
+        firsts = [int(tokens_BT[row, valid_BT[row] & (documents_BT[row] == number)][0]) for number in numbers]
+        texts = [torch.randint(11, (3 + k % 4,), generator=torch.Generator().manual_seed(k)) for k in firsts]
+        places = torch.cat([torch.arange(len(text)) for text in texts])
+        belong = torch.cat([torch.full((len(text),), n) for n, text in zip(numbers, texts, strict=True)])
+        packed.append((torch.cat(texts), places, belong, torch.ones(len(places), dtype=torch.bool)))
+    padded = [pad_sequence(each, batch_first=True) for each in zip(*packed, strict=True)]
+    tokens_BS, places_BS, documents_BS, valid_BS = padded
+    return Inputs(
+        tokens_BT=tokens_BS,
+        positions_BT=places_BS,
+        documents_BT=None if inputs.documents_BT is None else documents_BS,
+        valid_BT=None if bool(valid_BS.all()) else valid_BS,
+    )
+
+
+def logits(model: Transformer, inputs: Tensor | Inputs, cache: Any = None, source: Any = None) -> Tensor:
     """The language model head's scores, without gradients."""
     with torch.no_grad():
-        return model(inputs, cache=cache).logits_BTV
+        return run(model, inputs, cache, source).logits_BTV
+
+
+def classes(model: Transformer, inputs: Tensor | Inputs) -> Tensor:
+    """The classifier's scores, without gradients; of no class where there is no classifier."""
+    with torch.no_grad():
+        return classes_of(model, run(model, inputs))
+
+
+def classes_of(model: Transformer, output: Output) -> Tensor:
+    """The classifier's scores; of no class where there is no classifier."""
+    if "classifier" not in model.heads:
+        return output.x_BTD.new_zeros(len(output.x_BTD), 0)
+    found: Tensor = model.heads["classifier"](output.x_BTD, output.valid_BT)
+    return found
 
 
 def close(found: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
     """Equal up to `tolerance` of the largest expected value, which is not 0."""
     assert found.shape == expected.shape
+    if not expected.numel():
+        return
     largest = expected.abs().max()
     assert largest > 1e-6, "nothing to compare"
     assert bool(found.isfinite().all()), "not finite"
@@ -55,7 +123,7 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
     assert error <= tolerance, f"off by {error:.2g} of the largest value"
 
 
-@holds
+@holds_with(*WRITING)
 def causal(model: Transformer) -> None:
     """A token changes nothing before it, and something where it stands."""
     x_BT = tokens(model, 4, 7)
@@ -65,7 +133,7 @@ def causal(model: Transformer) -> None:
         changed_BT[:, place] = (x_BT[:, place] + 1) % 11
         after = logits(model, changed_BT)
         close(after[:, :place], before[:, :place], 1e-12)
-        assert (after[:, place] - before[:, place]).abs().max() > 1e-8, f"token {place} is not seen at {place}"
+        assert (after[:, place] - before[:, place]).abs().max() > 1e-12, f"token {place} is not seen at {place}"
 
 
 @holds
@@ -75,6 +143,7 @@ def rows_alone(model: Transformer) -> None:
     whole = logits(model, x_BT)
     close(logits(model, x_BT[[2, 0, 1]]), whole[[2, 0, 1]], 1e-12)
     close(torch.cat([logits(model, row[None]) for row in x_BT]), whole, 1e-12)
+    close(torch.cat([classes(model, row[None]) for row in x_BT]), classes(model, x_BT), 1e-12)
 
 
 @holds
@@ -84,10 +153,48 @@ def padded(model: Transformer) -> None:
     starts, ends = torch.tensor([4, 0, 2]), torch.tensor([10, 7, 9])
     places = torch.arange(10)
     valid_BT = (places >= starts[:, None]) & (places < ends[:, None])
-    found = logits(model, Inputs(tokens_BT=x_BT, valid_BT=valid_BT))
+    inputs = Inputs(tokens_BT=x_BT, valid_BT=valid_BT)
+    found, chosen = logits(model, inputs), classes(model, inputs)
     assert bool(found.isfinite().all()), "padding gave what is no number"
     for row in range(3):
-        close(found[row, valid_BT[row]], logits(model, x_BT[row, valid_BT[row]][None])[0])
+        text_BT = x_BT[row, valid_BT[row]][None]
+        close(found[row, valid_BT[row]], logits(model, text_BT)[0])
+        close(chosen[row], classes(model, text_BT)[0])
+
+
+@holds_with(*BOTH)
+def source_padded(model: Transformer) -> None:
+    """So it is with the source."""
+    x_BT, source_BS = tokens(model, 3, 5), tokens(model, 3, 8, seed=1)
+    places = torch.arange(8)
+    starts, ends = torch.tensor([3, 0, 2]), torch.tensor([8, 4, 7])
+    valid_BS = (places >= starts[:, None]) & (places < ends[:, None])
+    found = logits(model, x_BT, source=Inputs(tokens_BT=source_BS, valid_BT=valid_BS))
+    for row in range(3):
+        text_BS = source_BS[row, valid_BS[row]][None]
+        close(found[row], logits(model, x_BT[row, None], source=text_BS)[0])
+
+
+@holds_with(*BOTH)
+def source_seen(model: Transformer) -> None:
+    """Every token of the source changes what every token of the target tells."""
+    x_BT, source_BS = tokens(model, 4, 3), tokens(model, 4, 5, seed=1)
+    before = logits(model, x_BT, source=source_BS)
+    for place in range(5):
+        changed_BS = source_BS.clone()
+        changed_BS[:, place] = (source_BS[:, place] + 1) % 11
+        moved_BT = (logits(model, x_BT, source=changed_BS) - before).abs().amax((0, 2))
+        assert bool((moved_BT > 1e-8).all()), f"source token {place} is not seen"
+
+
+@holds_with(*BOTH)
+def encoded_once(model: Transformer) -> None:
+    """What `encode` makes of a source stands for it."""
+    x_BT = tokens(model, 3, 5)
+    source = source_of(Inputs(tokens_BT=x_BT))
+    with torch.no_grad():
+        memory = model.encode(source)
+    close(logits(model, x_BT, source=memory), logits(model, x_BT, source=source), 1e-14)
 
 
 @holds
@@ -103,7 +210,7 @@ def documents_apart(model: Transformer) -> None:
         close(packed[row], torch.cat(alone))
 
 
-@holds
+@holds_with(*WRITING)
 def cached(model: Transformer) -> None:
     """In pieces through a cache = at once."""
     x_BT = tokens(model, 2, 7)
@@ -114,7 +221,17 @@ def cached(model: Transformer) -> None:
         assert cache.lengths == [7, 7]
 
 
-@holds
+@holds_with(*WRITING)
+def cached_beyond_a_window(model: Transformer) -> None:
+    """The same where a window's cache keeps nothing more than the window, also in pieces longer than that."""
+    x_BT = tokens(model, 2, 16)
+    whole = logits(model, x_BT)
+    for sizes in (1, 2, [3, 5, 1, 6, 1]):
+        cache = model.new_cache(2, slack=0)
+        close(torch.cat([logits(model, piece, cache) for piece in x_BT.split(sizes, dim=1)], dim=1), whole)
+
+
+@holds_with(*WRITING)
 def cached_ragged(model: Transformer) -> None:
     """Rows of unequal lengths go on together in one cache as each would alone, padded on either side."""
     x_BT, lengths = tokens(model, 3, 9), [3, 6, 1]
@@ -133,7 +250,7 @@ def cached_ragged(model: Transformer) -> None:
             )
 
 
-@holds
+@holds_with(*WRITING)
 def same_greedy_tokens(model: Transformer) -> None:
     """In float32, continuing greedily gives the same tokens with and without a cache."""
     model = deepcopy(model).float()
@@ -154,13 +271,15 @@ def numbered_to_the_limit(model: Transformer) -> None:
     if limit is None:
         assert bool(logits(model, tokens(model, 1, beyond)).isfinite().all())
         return
+    with pytest.raises(WeftError, match=str(limit)):
+        logits(model, tokens(model, 2, beyond))
+    if not reads(model, *WRITING):
+        return
     cache = model.new_cache(2)
     close(logits(model, tokens(model, 2, limit), cache), logits(model, tokens(model, 2, limit)))
     with pytest.raises(WeftError, match=str(limit)):
         logits(model, tokens(model, 2, 1), cache)
     assert cache.lengths == [limit, limit]
-    with pytest.raises(WeftError, match=str(limit)):
-        logits(model, tokens(model, 2, beyond))
 
 
 @holds
@@ -191,7 +310,7 @@ def executions(model: Transformer, only: object = None) -> Iterator[Transformer]
 
 def _with_gradients(model: Transformer, inputs: Inputs) -> tuple[Tensor, Tensor]:
     model.zero_grad()
-    out = model(inputs).logits_BTV
+    out = run(model, inputs).logits_BTV
     if inputs.valid_BT is not None:
         out = out[inputs.valid_BT]
     weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(3), dtype=out.dtype)
@@ -205,49 +324,71 @@ def _with_gradients(model: Transformer, inputs: Inputs) -> tuple[Tensor, Tensor]
 def every_parameter_learns(model: Transformer) -> None:
     """No parameter is left out of the computation."""
     model.zero_grad()
-    model(tokens(model, 2, 6)).logits_BTV.square().sum().backward()
+    output = run(model, tokens(model, 2, 6))
+    sum(head(output.x_BTD).square().sum() for head in model.heads.values()).backward()
     idle = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert not idle, f"never used: {', '.join(idle)}"
 
 
 @holds
 def costs_as_declared(model: Transformer) -> None:
-    """Declared parameters, FLOPs and cache = counted ones."""
+    """Declared parameters, FLOPs and cache = counted ones; a source is as long as the text."""
     length = 64
     changed = {**model.config.dump(), "max_length": length}
     plain = build(changed).double().eval()
     longer = next(executions(plain, only="reference"), plain)  # a fused kernel's FLOPs are not all counted
     costs = [part.cost(length) for part in longer.modules() if isinstance(part, Module)]
     assert sum(cost.parameters for cost in costs) == sum(parameter.numel() for parameter in longer.parameters())
-    with FlopCounterMode(display=False) as counter:
-        logits(longer, tokens(longer, 1, length))
-    assert sum(cost.flops for cost in costs) * length == counter.get_total_flops()
+    x_BT = tokens(longer, 2, length)
+    source = x_BT if reads(longer, *BOTH) else None
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        output = run(longer, x_BT, source=source)
+        for head in longer.heads.values():
+            head(output.x_BTD)
+    assert sum(cost.flops for cost in costs) * 2 * length == counter.get_total_flops()
+    if not reads(longer, *WRITING):
+        assert sum(cost.cache for cost in costs) == 0
+        return
     cache = longer.new_cache(2)
-    logits(longer, tokens(longer, 2, length), cache)
+    logits(longer, x_BT, cache, source)
     assert sum(cost.cache for cost in costs) * 2 * length * 8 == cache.bytes, "8 bytes a number in float64"
 
 
 @holds
 def as_the_formulas_say(model: Transformer) -> None:
-    """Logits and the loss's gradient = those of the papers' formulas in plain loops."""
+    """Scores and the losses' gradients = those of the papers' formulas in plain loops."""
     declared = model.config.dump()
-    declared["decoder"]["layers"] = [layer.dump() for layer in model.config.decoder.layers()]
+    for name, stack in model.config.stacks().items():
+        declared[name]["layers"] = [layer.dump() for layer in stack.layers()]
     for _, section in sections_within(model.config):
         if isinstance(section, Part) and section.kind not in reference.REFERENCES.get(section.slot, {}):
             return  # a part from elsewhere
     row = tokens(model, 1, 5)[0]
-    text, targets = row[:-1], row[1:]
+    text, targets, label = row[:-1], row[1:], torch.tensor([2])
+    read = tokens(model, 1, 3, seed=1) if reads(model, *BOTH) else None
     arrays = {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
-    close(logits(model, text[None])[0], torch.from_numpy(reference.logits(declared, arrays, text.tolist())))
+
+    def formula(at: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        x_TD = reference.vectors(declared, at, text.tolist(), None if read is None else read[0].tolist())
+        pooled = {name.removeprefix("heads.classifier."): x for name, x in at.items() if "classifier" in name}
+        chosen = reference.classes(declared["heads"]["classifier"], pooled, x_TD) if pooled else np.zeros(0)
+        return reference.logits(declared, at, x_TD), chosen
+
+    def loss(at: dict[str, np.ndarray]) -> complex:
+        scores, chosen = formula(at)
+        return reference.loss(scores, targets.tolist()) + (reference.loss(chosen[None], [2]) if len(chosen) else 0)
+
+    output = run(model, text[None], source=read)
+    for found, expected in zip((output.logits_BTV[0], classes_of(model, output)[0]), formula(arrays), strict=True):
+        close(found.detach(), torch.from_numpy(expected))
     model.zero_grad()
-    output = model(text[None])
-    loss = model.heads["lm"].loss(output.x_BTD, targets[None])
-    loss.total.backward()
+    terms = [model.heads["lm"].loss(output.x_BTD, targets[None])]
+    if "classifier" in model.heads:
+        terms.append(model.heads["classifier"].loss(output.x_BTD, None, label))
+    sum(term.total for term in terms).backward()
     random = np.random.default_rng(0)
     direction = {name: random.standard_normal(array.shape) for name, array in arrays.items()}
-    exact = reference.slope(
-        lambda at: reference.loss(reference.logits(declared, at, text.tolist()), targets.tolist()), arrays, direction
-    )
+    exact = reference.slope(loss, arrays, direction)
     used = [(name, p) for name, p in model.named_parameters() if p.grad is not None]
     found = sum(float((p.grad.numpy() * direction[name]).sum()) for name, p in used)
     assert found == pytest.approx(exact, rel=1e-9, abs=1e-9)

@@ -4,10 +4,10 @@ Every function works on one sequence (a list of T vectors) and follows the formu
 no batch, no cache, no padding and no kernel. Numbers may be complex, so that `calculus.slope` differentiates exactly.
 """
 
-from reference.attention import MASKS, SCORES, attention
+from reference.attention import MASKS, SCORES, attention, cross_attention
 from reference.calculus import slope
-from reference.decoder import BLOCKS, logits, loss
 from reference.feedforward import FEEDFORWARDS
+from reference.model import BLOCKS, classes, logits, loss, vectors
 from reference.norms import NORMS
 from reference.positions import POSITIONS
 
@@ -19,9 +19,9 @@ REFERENCES = {
     "mask": MASKS,
     "attention": {"dot-product": attention, "none": None},
     "block": BLOCKS,
-    "embedding": {"tokens": logits},
-    "head": {"lm": logits},
-    "model": {"transformer": logits},
+    "embedding": {"tokens": vectors},
+    "head": {"lm": logits, "classifier": classes},
+    "model": {"transformer": vectors},
 }
 """Where each kind of each slot is written down a second time."""
 
@@ -33,7 +33,10 @@ __all__ = [
     "REFERENCES",
     "SCORES",
     "attention",
+    "classes",
+    "cross_attention",
     "logits",
     "loss",
     "slope",
+    "vectors",
 ]

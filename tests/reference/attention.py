@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from reference.calculus import Array, affine
+from reference.norms import NORMS
 from reference.positions import POSITIONS
 
 Options = Mapping[str, Any]
+Sees = Callable[[int, int], bool]
 
 
-def softmax(options: Options, products: Mapping[int, complex], width: int) -> dict[int, complex]:
-    """Vaswani et al. 2017, eq. 1: exp(q.k / sqrt(d_k)), divided by their sum."""
+def softmax(
+    options: Options, products: Mapping[int, complex], width: int, biases: Mapping[int, float] | None = None
+) -> dict[int, complex]:
+    """Vaswani et al. 2017, eq. 1: exp(q.k / sqrt(d_k) + bias), divided by their sum."""
     scale = options["scale"] or 1 / math.sqrt(width)
-    highest = max((product.real * scale for product in products.values()), default=0.0)
-    powers = {key: np.exp(product * scale - highest) for key, product in products.items()}
+    scores = {key: product * scale + (biases or {}).get(key, 0.0) for key, product in products.items()}
+    highest = max((score.real for score in scores.values()), default=0.0)
+    powers = {key: np.exp(score - highest) for key, score in scores.items()}
     return {key: power / sum(powers.values()) for key, power in powers.items()}
 
 
@@ -36,28 +41,47 @@ SCORES = {"softmax": softmax}
 MASKS = {"none": everything, "window": window}
 
 
-def attention(options: Options, parameters: Mapping[str, Array], x: Array, positions: Options) -> Array:
-    """Vaswani et al. 2017, section 3.2.2, with key/value heads shared as in Ainslie et al. 2023; causal."""
+def attention(
+    options: Options, parameters: Mapping[str, Array], x: Array, positions: Options, *, causal: bool = True
+) -> Array:
+    """Vaswani et al. 2017, section 3.2.2, with key/value heads shared as in Ainslie et al. 2023."""
+    visible = MASKS[options["mask"]["kind"]]
+
+    def sees(query: int, key: int) -> bool:
+        return (key <= query or not causal) and visible(options["mask"], query, key)
+
+    return _attention(options, parameters, x, x, options["positions"] or positions, sees)
+
+
+def cross_attention(options: Options, parameters: Mapping[str, Array], x: Array, source: Array) -> Array:
+    """Vaswani et al. 2017, section 3.2.3: queries of the decoder, keys and values of the encoder's output, all seen."""
+    return _attention(options, parameters, x, source, {"kind": "none"}, lambda query, key: True)
+
+
+def _attention(
+    options: Options, parameters: Mapping[str, Array], x: Array, source: Array, positions: Options, sees: Sees
+) -> Array:
     heads, groups = options["n_heads"], options["n_kv_heads"] or options["n_heads"]
-    positions = options["positions"] or positions
     rotate = POSITIONS[positions["kind"]].rotate
-    score, visible = SCORES[options["score"]["kind"]], MASKS[options["mask"]["kind"]]
-    places = range(len(x))
-    q = [affine(parameters, "query", x[t]).reshape(heads, -1) for t in places]
-    k = [affine(parameters, "key", x[t]).reshape(groups, -1) for t in places]
-    v = [affine(parameters, "value", x[t]).reshape(groups, -1) for t in places]
+    score = SCORES[options["score"]["kind"]]
+
+    def normed(name: str, vectors: Array) -> Array:
+        inside = f"{name}."
+        own = {path.removeprefix(inside): value for path, value in parameters.items() if path.startswith(inside)}
+        return np.array([NORMS[options["qk_norm"]["kind"]](options["qk_norm"], own, vector) for vector in vectors])
+
+    q = [normed("query_norm", affine(parameters, "query", vector).reshape(heads, -1)) for vector in x]
+    k = [normed("key_norm", affine(parameters, "key", vector).reshape(groups, -1)) for vector in source]
+    v = [affine(parameters, "value", vector).reshape(groups, -1) for vector in source]
     rows = []
-    for t in places:
+    for t in range(len(x)):
         mixed = []
         for head in range(heads):
             group = head * groups // heads
             query = rotate(positions, q[t][head], t)
-            products = {
-                s: np.sum(query * rotate(positions, k[s][group], s))
-                for s in range(t + 1)
-                if visible(options["mask"], t, s)
-            }
-            weights = score(options["score"], products, len(query))
+            products = {s: np.sum(query * rotate(positions, k[s][group], s)) for s in range(len(source)) if sees(t, s)}
+            biases = {s: POSITIONS[positions["kind"]].bias(positions, head, heads, t, s) for s in products}
+            weights = score(options["score"], products, len(query), biases)
             mixed.append(sum(weight * v[s][group] for s, weight in weights.items()))
         rows.append(affine(parameters, "output", np.concatenate(mixed)))
     return np.array(rows)

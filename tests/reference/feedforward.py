@@ -26,10 +26,15 @@ def relu(options: Mapping[str, Any], parameters: Mapping[str, Array], x: Array) 
     return affine(parameters, "down", np.array([z if z.real > 0 else 0.0 * z for z in affine(parameters, "up", x)]))
 
 
+def relu2(options: Mapping[str, Any], parameters: Mapping[str, Array], x: Array) -> Array:
+    """So et al. 2021, section 4.1: max(0, x W1)^2 W2."""
+    return affine(parameters, "down", np.array([z * z if z.real > 0 else 0.0 * z for z in affine(parameters, "up", x)]))
+
+
 def swiglu(options: Mapping[str, Any], parameters: Mapping[str, Array], x: Array) -> Array:
     """Shazeer 2020, eq. 6: (Swish_1(x W) * x V) W2, with Swish_1(z) = z / (1 + e^-z)."""
     z = affine(parameters, "gate", x)
     return affine(parameters, "down", z / (1 + np.exp(-z)) * affine(parameters, "up", x))
 
 
-FEEDFORWARDS = {"gelu": gelu, "relu": relu, "swiglu": swiglu, "none": None}
+FEEDFORWARDS = {"gelu": gelu, "relu": relu, "relu2": relu2, "swiglu": swiglu, "none": None}

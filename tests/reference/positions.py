@@ -1,4 +1,4 @@
-"""Where order enters: what is added to a token's vector, and how a head's query or key is turned."""
+"""Where order enters: what is added to a token's vector or to a score, and how a head's query or key is turned."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ class NoPositions:
         """A query or key of one head at `place`."""
         return x
 
+    @staticmethod
+    def bias(options: Options, head: int, heads: int, query: int, key: int) -> float:
+        """What is added to the scaled score of the query and the key at these places, in head 0 ... heads - 1."""
+        return 0.0
+
 
 class Learned(NoPositions):
     """Gehring et al. 2017, section 3.1: e = w + p, p a learned vector for each place."""
@@ -33,6 +38,31 @@ class Learned(NoPositions):
     @staticmethod
     def embed(options: Options, parameters: Mapping[str, Array], x: Array, place: int) -> Array:
         return x + parameters["table.weight"][place]
+
+
+class Sinusoidal(NoPositions):
+    """Vaswani et al. 2017, section 3.5: PE(pos, 2i) = sin(pos/10000^(2i/d)), PE(pos, 2i + 1) = cos of the same."""
+
+    @staticmethod
+    def embed(options: Options, parameters: Mapping[str, Array], x: Array, place: int) -> Array:
+        y = np.array(x)
+        for channel in range(len(x)):
+            angle = place / options["theta"] ** (2 * (channel // 2) / len(x))
+            y[channel] += math.cos(angle) if channel % 2 else math.sin(angle)
+        return y
+
+
+class Alibi(NoPositions):
+    """Press et al. 2022, section 3: -m |i - j|; the slopes m of n heads begin at 2^(-8/n) and use that as ratio."""
+
+    @staticmethod
+    def bias(options: Options, head: int, heads: int, query: int, key: int) -> float:
+        lower = 2 ** math.floor(math.log2(heads))
+        if head < lower:
+            slope = (2 ** (-8 / lower)) ** (head + 1)
+        else:  # footnote to the official code: of twice as many heads the first, the third, ...
+            slope = (2 ** (-8 / (2 * lower))) ** (2 * (head - lower) + 1)
+        return -slope * abs(query - key)
 
 
 class Rotary(NoPositions):
@@ -50,4 +80,11 @@ class Rotary(NoPositions):
         return y
 
 
-POSITIONS = {"none": NoPositions, "learned": Learned, "rotary": Rotary}
+class RotaryAlibi(NoPositions):
+    """Both: queries and keys are turned, and a bias is added."""
+
+    rotate, bias = Rotary.rotate, Alibi.bias
+
+
+POSITIONS = {"none": NoPositions, "learned": Learned, "rotary": Rotary, "sinusoidal": Sinusoidal, "alibi": Alibi,
+             "rotary-alibi": RotaryAlibi}  # fmt: skip

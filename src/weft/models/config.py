@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import nn
 
 from weft.config import Override, Part, Place, Section, Slot, expand, load, merge, unknown_name
 from weft.config import yaml as weft_yaml
 from weft.errors import WeftError
-from weft.nn import BlockPart, Dims, Embeddings, Head, Layer, Lm, NoPositions, Norm, Positions, Pre, Tokens
+from weft.nn import (
+    BlockPart,
+    Dims,
+    Embeddings,
+    Head,
+    Layer,
+    Lm,
+    NoAttention,
+    NoPositions,
+    Norm,
+    Positions,
+    Pre,
+    Tokens,
+)
 
 
 def presets() -> list[str]:
@@ -109,17 +123,23 @@ class ModelConfig(Part, slot="model", default="transformer"):
         """Kinds and presets, for editors."""
         return {"enum": sorted(cls.kinds) + presets()}
 
-    def bind(self, vocab_size: int) -> ModelConfig:
-        """The same with the tokenizer's vocabulary.
+    def bind(self, vocab_size: int, labels: Sequence[str] = ()) -> ModelConfig:
+        """The same with the tokenizer's vocabulary and the data's labels.
 
-        Raises WeftError when the declaration says another size that does not hold it.
+        Raises WeftError when the declaration says a size or labels that do not hold them.
         """
         if self.vocab_size is not None and self.vocab_size < vocab_size:
             raise WeftError(
                 f"model.vocab_size = {self.vocab_size} is less than the tokenizer's {vocab_size} tokens;"
                 " leave it out, and it is filled in"
             )
-        return self.model_copy(update={"vocab_size": self.vocab_size or vocab_size})
+        heads = {name: head.bind(tuple(labels)) for name, head in self.heads.items()}
+        return self.model_copy(update={"vocab_size": self.vocab_size or vocab_size, "heads": heads})
+
+    def stand_in(self, vocab_size: int = 256) -> ModelConfig:
+        """The same with something in place of what only data can tell, to see the shapes before there are data."""
+        heads = {name: head.stand_in() for name, head in self.heads.items()}
+        return self.model_copy(update={"vocab_size": self.vocab_size or vocab_size, "heads": heads})
 
     def with_heads(self, heads: Mapping[str, Head]) -> ModelConfig:
         """The same with heads that it may lack."""
@@ -131,7 +151,7 @@ class ModelConfig(Part, slot="model", default="transformer"):
 
 
 class TransformerConfig(ModelConfig, kind="transformer"):
-    """A transformer: an embedding, a stack of blocks, heads."""
+    """A transformer: an embedding, an encoder or a decoder or both, heads. With neither: a decoder of 4 layers."""
 
     d_model: PositiveInt = 256
     """width D of the residual stream"""
@@ -139,20 +159,54 @@ class TransformerConfig(ModelConfig, kind="transformer"):
     """share of the embedding and of every residual branch that is dropped in training"""
     init_std: PositiveFloat = 0.02
     """standard deviation of weights at the start"""
+    init_residual: NonNegativeFloat | None = None
+    """that of the last matrix of every residual branch; init_std / sqrt(branches) unless given; 0: a block begins by
+    handing on what comes in (Goyal et al. 2017, section 5.1)"""
     embedding: Slot[Embeddings] = Tokens()
     """where a sequence enters"""
-    decoder: StackConfig = StackConfig(n_layers=4)
+    encoder: StackConfig | None = None
+    """a stack in which a position sees all of its text; with a decoder, what that one's cross-attention reads"""
+    decoder: StackConfig | None = None
     """a stack in which a position sees itself and what came before"""
 
-    def dims(self) -> Dims:
-        """What the parts may know of each other.
+    @model_validator(mode="before")
+    @classmethod
+    def _a_decoder_unless_given(cls, raw: Any) -> Any:
+        given = isinstance(raw, Mapping) and (raw.get("encoder") is not None or raw.get("decoder") is not None)
+        return raw if given or not isinstance(raw, Mapping) else {**raw, "decoder": {"n_layers": 4}}
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> TransformerConfig:
+        both = self.encoder is not None and self.decoder is not None
+        for name, stack in self.stacks().items():
+            if both and name == "decoder":
+                if all(layer.reading() == NoAttention() for layer in stack.layers()):
+                    raise ValueError("decoder: no block has cross_attention, so that nothing reads the encoder")
+            elif any(layer.cross_attention not in (None, NoAttention()) for layer in stack.layers()):
+                raise ValueError(
+                    f"{name}.block.cross_attention: there is nothing to read; only the decoder of a model with an"
+                    " `encoder:` and a `decoder:` has a source"
+                )
+        return self
+
+    def stacks(self) -> dict[str, StackConfig]:
+        """The stacks that there are, by name."""
+        named = {"encoder": self.encoder, "decoder": self.decoder}
+        return {name: stack for name, stack in named.items() if stack is not None}
+
+    def dims(self, stack: str | None = None) -> Dims:
+        """What the parts (of that stack) may know of their surroundings.
 
         Raises WeftError when the vocabulary's size is not known yet.
         """
         if self.vocab_size is None:
             raise WeftError("model.vocab_size is not known: it comes from the data's tokenizer, or give it")
-        n_layers = len(self.decoder.layers())
-        return Dims(self.d_model, self.max_length, self.vocab_size, n_layers, self.init_std, self.dropout)
+        dims = Dims(self.d_model, self.max_length, self.vocab_size, 1, self.init_std, self.dropout)
+        if stack is None:
+            return dims
+        n_layers, across = len(self.stacks()[stack].layers()), stack == "decoder" and self.encoder is not None
+        causal, residual = stack == "decoder", self.init_residual
+        return replace(dims, n_layers=n_layers, causal=causal, across=across, init_residual=residual)
 
     def build(self) -> nn.Module:
         """The module, on the current default device, without starting values."""

@@ -27,19 +27,22 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from weft.config import SLOTS
 from weft.models.config import ModelConfig
-from weft.models.transformer import Transformer
-from weft.nn import Cost, DotProductAttention, LanguageModelHead, Module
+from weft.models.transformer import Output, Transformer
+from weft.nn import ClassifierHead, Cost, CrossAttention, DotProductAttention, LanguageModelHead, Module
+from weft.nn.block import hidden_matrices
 
 Precision = Literal["fp32", "bf16"]
-OptimizerKind = Literal["adamw", "sgd"]
-OPTIMIZER_STATE: dict[OptimizerKind, int] = {"adamw": 2, "sgd": 1}
-"""Float32 numbers that an optimizer keeps for each parameter: two averages, or one momentum."""
+OptimizerKind = Literal["adam", "adamw", "muon", "sgd"]
+OPTIMIZER_STATE: dict[OptimizerKind, tuple[int, int]] = {"adam": (2, 2), "adamw": (2, 2), "muon": (1, 2), "sgd": (1, 1)}
+"""Float32 numbers that an optimizer keeps for each number in a block's matrices, and in all other parameters."""
 
 
 def costs(model: nn.Module, length: int) -> dict[str, Cost]:
-    """Each module's own cost by its path, in a text of `length` tokens.
+    """Each module's own cost by its path, in a text of `length` tokens; an encoder-decoder's with a source as long.
 
-    A module that stands in several places computes in each, and has its parameters once.
+    So an encoder-decoder's FLOPs and cache per token are those of one source token and one target token together;
+    `pair_flops` tells other lengths. A module that stands in several places computes in each, and has its parameters
+    once.
     """
     found: dict[str, Cost] = {}
     seen: set[nn.Module] = set()
@@ -64,6 +67,23 @@ def parameter_count(model: nn.Module) -> int:
 def training_flops(model: nn.Module, length: int) -> int:
     """FLOPs per token of a training step: backward computes two products for each of forward's."""
     return 3 * total(model, length).flops
+
+
+def pair_flops(model: nn.Module, source: int, target: int) -> int:
+    """Forward FLOPs of one source of `source` tokens and one target of `target`, through both stacks and all heads.
+
+    What the encoder computes, and the keys and values that cross-attention makes of it, is for each source token; all
+    else for each target token, before as many keys as it reads.
+    """
+    flops = 0
+    for path, module in model.named_modules(remove_duplicate=False):
+        if not isinstance(module, Module):
+            continue
+        encoded, crossing = path.startswith("encoder."), isinstance(module, CrossAttention)
+        of_source = encoded or path.endswith(("cross_attention.key", "cross_attention.value"))
+        length = source if encoded or crossing else target
+        flops += module.cost(length).flops * (source if of_source else target)
+    return flops
 
 
 def by_section(found: Mapping[str, Cost]) -> dict[str, Cost]:
@@ -108,7 +128,10 @@ class TrainingMemory:
 
 @dataclass(frozen=True)
 class GenerationMemory:
-    """Bytes of generation, and the most that is alive at once while a prompt of that length is read in one go."""
+    """Bytes of generation, and the most that is alive at once while a prompt of that length is read in one go.
+
+    An encoder only reads, and keeps nothing.
+    """
 
     parameters: int
     cache: int
@@ -143,7 +166,8 @@ def training_memory(
 ) -> TrainingMemory:
     """What a step on `batch` x `length` tokens takes, its tensors counted on a CPU; `attention_dropout=False`: without.
 
-    A process takes more: what libraries use as scratch, and what the allocator does not give back.
+    An encoder-decoder reads as many tokens again. A process takes more: what libraries use as scratch, and what the
+    allocator does not give back.
     Raises WeftError when the positions cannot number `length` tokens, UnknownMemoryError when a part looks at values.
     """
     with _fake() as live:
@@ -152,32 +176,49 @@ def training_memory(
             for module in attentions_with_dropout(model):
                 module.dropout = 0.0
         parameters = live.now
-        output = model(torch.zeros(batch, length, dtype=torch.long))
+        output = model(torch.zeros(batch, length, dtype=torch.long), source=_source(model, batch, length))
         forward = live.now
         live.peak_since = forward
-        targets_BT = torch.zeros(batch, length, dtype=torch.long)
-        heads = [head for head in model.heads.values() if isinstance(head, LanguageModelHead)]
-        totals = [head.loss(output.x_BTD, targets_BT).total for head in heads] or [output.x_BTD.sum()]
+        totals = [_loss(head, output) for head in model.heads.values()] or [output.x_BTD.sum()]
         del output
         head = live.peak_since - forward
         torch.stack(totals).sum().backward()
         learned = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
-        state = OPTIMIZER_STATE[optimizer] * learned
+        inside = [parameter for path, parameter in model.named_parameters() if path in hidden_matrices(model)]
+        hidden = sum(parameter.nbytes for parameter in inside if parameter.requires_grad)
+        for_hidden, for_others = OPTIMIZER_STATE[optimizer]
+        state = for_hidden * hidden + for_others * (learned - hidden)
         return TrainingMemory(parameters, learned, state, forward - parameters, head, live.peak + state)
 
 
 def generation_memory(config: ModelConfig, batch: int, length: int, precision: Precision = "fp32") -> GenerationMemory:
     """What `batch` texts of `length` tokens take, float32 parameters included, its tensors counted on a CPU.
 
+    An encoder-decoder reads as many tokens before.
     Raises WeftError when the positions cannot number `length` tokens, UnknownMemoryError when a part looks at values.
     """
     with torch.no_grad(), _fake() as live:
         model = _model(config, precision).eval()
-        parameters, cache = live.now, model.new_cache(batch)
-        output = model(torch.zeros(batch, length, dtype=torch.long), cache=cache)
+        parameters, cache = live.now, None if model.decoder is None else model.new_cache(batch)
+        tokens_BT = torch.zeros(batch, length, dtype=torch.long)
+        output = model(tokens_BT, source=_source(model, batch, length), cache=cache)
         for head in model.heads.values():
-            head(output.x_BTD[:, -1:])
-        return GenerationMemory(parameters, cache.bytes, live.peak)
+            head(output.x_BTD[:, -1:] if isinstance(head, LanguageModelHead) else output.x_BTD)
+        return GenerationMemory(parameters, 0 if cache is None else cache.bytes, live.peak)
+
+
+def _source(model: Transformer, batch: int, length: int) -> Tensor | None:
+    reads = model.encoder is not None and model.decoder is not None
+    return torch.zeros(batch, length, dtype=torch.long) if reads else None
+
+
+def _loss(head: nn.Module, output: Output) -> Tensor:
+    rows, length = output.x_BTD.shape[:2]
+    if isinstance(head, LanguageModelHead):
+        return head.loss(output.x_BTD, torch.zeros(rows, length, dtype=torch.long)).total
+    if isinstance(head, ClassifierHead):
+        return head.loss(output.x_BTD, None, torch.zeros(rows, dtype=torch.long)).total
+    return output.x_BTD.sum()
 
 
 def attentions_with_dropout(model: nn.Module) -> list[DotProductAttention]:
@@ -187,7 +228,7 @@ def attentions_with_dropout(model: nn.Module) -> list[DotProductAttention]:
 
 def cache_bytes(cost: Cost, precision: Precision) -> int:
     """Bytes per token that a cache in that precision keeps."""
-    return cost.cache * (2 if precision == "bf16" else 4)
+    return round(cost.cache * (2 if precision == "bf16" else 4))
 
 
 def _model(config: ModelConfig, precision: Precision) -> Transformer:

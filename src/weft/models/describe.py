@@ -28,7 +28,7 @@ from weft.models.cost import (
     training_memory,
 )
 from weft.models.transformer import Transformer
-from weft.nn import Cost, Dims
+from weft.nn import BlockPart, Cost, Dims
 from weft.report.terminal import count, percent, size, table
 
 _PART = 26
@@ -108,19 +108,28 @@ class Description:
 
     def _summary(self) -> list[str]:
         config, cost = self.config, self.cost
-        layers = len(config.decoder.layers())
+        layers = [len(stack.layers()) for stack in config.stacks().values()]
+        deep = " + ".join(map(str, layers))
+        one = f"a token in a text of {self.length:,}"
+        told = one if len(layers) == 1 else f"a pair of tokens in texts of {self.length:,}"
+        kept = f", {size(cache_bytes(cost, self.precision))} of cache" if config.decoder is not None else ""
         lines = [
-            f"{self.name}: {cost.parameters:,} parameters, {layers} layer{'' if layers == 1 else 's'}"
+            f"{self.name}: {cost.parameters:,} parameters, {deep} layer{'' if deep == '1' else 's'}"
             f" of width {config.d_model:,}, vocabulary of {config.vocab_size:,}",
-            f"a token in a text of {self.length:,}: {count(cost.flops)} FLOPs forward,"
-            f" {count(3 * cost.flops)} in training, {size(cache_bytes(cost, self.precision))} of cache",
+            f"{told}: {count(cost.flops)} FLOPs forward, {count(3 * cost.flops)} in training{kept}",
         ]
         if self.memory is not None:
+            texts = f"({self.length:,} + {self.length:,})" if len(layers) > 1 else f"{self.length:,}"
             lines.append(
-                f"{self.batch:,} x {self.length:,} tokens in {self.precision}: training takes"
-                f" {size(self.memory.training.peak)} of memory, generating {size(self.memory.generation.peak)}"
+                f"{self.batch:,} x {texts} tokens in {self.precision}: training takes"
+                f" {size(self.memory.training.peak)} of memory, {self._use} {size(self.memory.generation.peak)}"
             )
         return lines
+
+    @property
+    def _use(self) -> str:
+        """What the model does once it is trained."""
+        return "generating" if self.config.decoder is not None else "reading"
 
     def _tree(self) -> list[str]:
         rows = []
@@ -160,7 +169,7 @@ class Description:
             ("AdamW's two averages", size(training.optimizer), None),
             (f"kept for backward, {self.batch:,} x {self.length:,}", size(training.activations), None),
             ("the loss, a chunk of logits at a time", size(training.head), None),
-            (f"cache, {self.batch:,} x {self.length:,}", None, size(generation.cache)),
+            *([(f"cache, {self.batch:,} x {self.length:,}", None, size(generation.cache))] if generation.cache else []),
             ("most at once", size(training.peak), size(generation.peak)),
         ]
         said = ["these are tensors on a CPU; a process takes up to 30 % more: its allocator keeps what was freed"]
@@ -168,8 +177,9 @@ class Description:
             said.append(
                 f"dropout in attention keeps every head's {self.length:,} x {self.length:,} weights for backward;"
             )
-            said.append(f"with decoder.block.attention.dropout=0 training takes {size(undropped.peak)}")
-        return [*table(("memory", "training", "generating"), rows).splitlines(), *said]
+            paths = " and ".join(f"{name}.block.attention.dropout=0" for name in self.config.stacks())
+            said.append(f"with {paths} training takes {size(undropped.peak)}")
+        return [*table(("memory", "training", self._use), rows).splitlines(), *said]
 
 
 def describe(
@@ -190,8 +200,16 @@ def describe(
         raise WeftError(f"model kind {config.kind!r}: only transformers can be described")
     said = []
     if config.vocab_size is None:
-        config = config.model_copy(update={"vocab_size": vocab_size})
         said.append(f"vocab_size not given: the tokenizer's, known with the data; here {vocab_size:,}")
+    said += [
+        f"heads.{name}: labels not given: the data's; here two"
+        for name, head in config.heads.items()
+        if head != head.stand_in()
+    ]
+    if len(config.stacks()) > 1:
+        said.append("costs are those of one source token and one target token together, in texts of the same length")
+    config = config.stand_in(vocab_size)
+    assert isinstance(config, TransformerConfig), "the same kind, with stand-ins"
     length = length or config.max_length
     model = blank(config)
     found = costs(model, length)
@@ -230,13 +248,15 @@ def declarations(config: TransformerConfig) -> dict[str, Part]:
             found |= {f"{name}.{key}": part for key, part in value.items()}
         elif isinstance(value, StackConfig):
             found |= {f"{name}.positions": value.positions, f"{name}.norm": value.norm}
+            across = config.dims(name).across
             for index, layer in enumerate(value.layers()):
-                found |= _layer(f"{name}.blocks.{index}", layer, value.norm)
+                found |= _layer(f"{name}.blocks.{index}", layer, value.norm, across=across)
     return found
 
 
-def _layer(path: str, layer: Part, norm: Part) -> dict[str, Part]:
+def _layer(path: str, layer: BlockPart, norm: Part, *, across: bool) -> dict[str, Part]:
     parts = {name: getattr(layer, name) for name in type(layer).model_fields}
+    parts["cross_attention"] = layer.reading() if across else None
     inside = {name: part for name, part in parts.items() if isinstance(part, Part) and name != "norm"}
     norms = {f"{path}.{name}_norm": parts.get("norm") or norm for name in inside}
     return {path: layer, **{f"{path}.{name}": part for name, part in inside.items()}, **norms}
@@ -244,13 +264,16 @@ def _layer(path: str, layer: Part, norm: Part) -> dict[str, Part]:
 
 def derived(config: TransformerConfig) -> list[str]:
     """Values that parts derived from their surroundings, said aloud: one line for all layers that say the same."""
-    dims = config.dims()
     said: dict[tuple[str, str], list[str]] = {}
     for path, part in declarations(config).items():
-        for line in _derived(part, dims):
+        stack = path.partition(".")[0]
+        for line in _derived(part, config.dims(stack if stack in config.stacks() else None)):
             names = path.split(".")
             index = names.pop(2) if names[1:2] == ["blocks"] else ""
             said.setdefault((".".join(names), line), []).append(index)
+    for path, line in [*said]:  # what cross-attention has from attention is said once
+        if said.get((path.replace(".cross_attention", ".attention"), line)) == said[path, line] and "cross" in path:
+            del said[path, line]
     return [f"{_with_index(path, indices, config)}: {line}" for (path, line), indices in said.items()]
 
 
@@ -263,9 +286,10 @@ def _with_index(path: str, indices: list[str], config: TransformerConfig) -> str
     """`decoder.blocks.feedforward` of layers 0 to 4 as `decoder.blocks.0-4.feedforward`; of all, as declared."""
     if indices == [""]:
         return path
-    stack, _, rest = path.split(".", 2)
-    everywhere = len(indices) == len(getattr(config, stack).layers())
-    return f"{stack}.block.{rest}" if everywhere else f"{stack}.blocks.{_brief(ranges(map(int, indices)))}.{rest}"
+    stack, _, *below = path.split(".")
+    everywhere = len(indices) == len(config.stacks()[stack].layers())
+    layers = "block" if everywhere else f"blocks.{_brief(ranges(map(int, indices)))}"
+    return ".".join([stack, layers, *below])
 
 
 class _Tree:
@@ -343,6 +367,8 @@ def _shown(value: Any) -> str:
         return f"{value.kind}({inside})" if inside else value.kind
     if isinstance(value, float):
         return f"{value:g}".replace("e-0", "e-").replace("e+0", "e")
+    if isinstance(value, tuple):
+        return ",".join(map(_shown, value)) if len(value) < 5 else f"{_shown(value[:3])},... ({len(value)})"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

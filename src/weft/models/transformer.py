@@ -1,4 +1,4 @@
-"""The whole model: embedding, a stack of blocks, heads."""
+"""The whole model: embedding, an encoder, a decoder or both, heads."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from weft.errors import WeftError
 from weft.models.config import StackConfig, TransformerConfig
 from weft.nn.attention import DotProductAttention
 from weft.nn.block import Block
-from weft.nn.cache import Cache, index_of
-from weft.nn.context import Context, Inputs, Memory
+from weft.nn.cache import SLACK, Cache, MemoryEntry, index_of
+from weft.nn.context import Across, Context, Inputs, Memory
 from weft.nn.masks import Causal, Everything, Mask, SameDocument, Sides, Valid
 from weft.nn.module import Dims, Module, Terms, add_terms
 from weft.nn.positions import PositionScheme
@@ -28,6 +28,7 @@ class Output:
     x_BTD: Tensor
     terms: Terms
     heads: nn.ModuleDict = field(repr=False)
+    valid_BT: Tensor | None = None
 
     @cached_property
     def logits_BTV(self) -> Tensor:
@@ -39,10 +40,10 @@ class Output:
 class Stack(Module):
     """Blocks over one another; what they share (positions, the last norm) belongs to the stack."""
 
-    def __init__(self, config: StackConfig, dims: Dims, *, causal: bool) -> None:
+    def __init__(self, config: StackConfig, dims: Dims) -> None:
         super().__init__()
         layers = config.layers()
-        self.causal = causal
+        self.causal = dims.causal
         self.dropout = dims.dropout
         self.positions = config.positions.build(dims)
         self.blocks = nn.ModuleList(layer.build(dims, config.positions, config.norm) for layer in layers)
@@ -61,17 +62,22 @@ class Stack(Module):
             add_terms(terms, emitted)
         return self.norm(x_BTD), terms
 
-    def new_cache(self, rows: int) -> Cache:
-        """An empty cache for `rows` sequences."""
-        return Cache([None if entry is None else entry.cache_entry() for entry in self._attentions()], rows)
+    def new_cache(self, rows: int, *, slack: int = SLACK) -> Cache:
+        """An empty cache for `rows` sequences; windows keep as much as lets one take back `slack` tokens."""
+        entries = [None if attention is None else attention.cache_entry(slack) for attention in self._attentions()]
+        memories = [None if block.cross_attention is None else MemoryEntry() for block in self._blocks()]
+        return Cache(entries, rows, memories)
 
     def limit(self) -> int | None:
         """The longest sequence that the positions can number, or None."""
         limits = [scheme.limit for scheme in [self.positions, *self._own_schemes()] if scheme.limit is not None]
         return min(limits, default=None)
 
+    def _blocks(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]
+
     def _attentions(self) -> list[DotProductAttention | None]:
-        return [block.attention for block in self.blocks if isinstance(block, Block)]
+        return [block.attention for block in self._blocks()]
 
     def _own_schemes(self) -> list[PositionScheme]:
         return [item.scheme for item in self._attentions() if item is not None and item.scheme is not None]
@@ -107,7 +113,8 @@ class Stack(Module):
             if attention is not None and attention.prepared_key not in prepared:
                 scheme = attention.scheme or self.positions
                 prepared[attention.prepared_key] = scheme, scheme.prepare(positions_BT, attention.width)
-        return Context(mask, sides, prepared, memory, cache, placement), positions_BT
+        across = _across(inputs, memory, cache)
+        return Context(mask, sides, prepared, across, memory, cache, placement), positions_BT
 
     def _check_length(self, length: int) -> None:
         limit = self.limit()
@@ -117,8 +124,29 @@ class Stack(Module):
             )
 
 
+def _across(inputs: Inputs, memory: Memory | None, cache: Cache | None) -> Across | None:
+    """Which tokens of the source the inputs may see; of a source that is new, the cache is told."""
+    if memory is not None:
+        length, valid_BS, documents_BS = memory.x_BSD.shape[1], memory.valid_BS, memory.documents_BS
+        if cache is not None:
+            everything = memory.x_BSD.new_ones(memory.x_BSD.shape[:2], dtype=torch.bool)
+            cache.source_valid_BS = everything if valid_BS is None else valid_BS
+    elif cache is not None and cache.source_valid_BS is not None:
+        length, valid_BS, documents_BS = cache.source_valid_BS.shape[1], cache.source_valid_BS, None
+    else:
+        return None
+    mask: Mask = Everything() if valid_BS is None else Valid()
+    if documents_BS is not None:
+        mask = mask & SameDocument()
+    queries, keys = (torch.arange(size, device=inputs.device)[None] for size in (inputs.shape[1], length))
+    return Across(mask, Sides(queries, keys, valid_BS, inputs.documents_BT, documents_BS))
+
+
 class Transformer(Module):
-    """A decoder: tokens in, vectors out; heads turn those into logits or losses."""
+    """Tokens in, vectors out, through an encoder, a decoder, or both; heads turn those into logits or losses.
+
+    An encoder-decoder embeds source and target with one table (Vaswani et al. 2017, section 3.4).
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -127,32 +155,84 @@ class Transformer(Module):
         self.compute_dtype: torch.dtype | None = None
         """What activations are computed in; the parameters' own dtype unless set (`device.py` decides)."""
         self.embedding = config.embedding.build(dims)
-        self.decoder = Stack(config.decoder, dims, causal=True)
+        self.encoder = None if config.encoder is None else Stack(config.encoder, config.dims("encoder"))
+        self.decoder = None if config.decoder is None else Stack(config.decoder, config.dims("decoder"))
         self.heads = nn.ModuleDict({name: head.build(dims, self.embedding) for name, head in config.heads.items()})
 
     def forward(
-        self, inputs: Tensor | Inputs, *, source: Inputs | Memory | None = None, cache: Cache | None = None
+        self,
+        inputs: Tensor | Inputs,
+        *,
+        source: Tensor | Inputs | Memory | None = None,
+        cache: Cache | None = None,
     ) -> Output:
-        """Tokens B x T (or Inputs) to an Output.
+        """Tokens B x T (or Inputs) to an Output; an encoder-decoder writes them after reading the source.
 
-        Raises WeftError for a source without an encoder, or more tokens than the positions can number.
+        With a cache the source is given to the first forward only. Raises WeftError for a source that nothing reads or
+        that is missing, a cache where there is no decoder, or more tokens than the positions can number.
         """
-        if source is not None:
-            raise WeftError("this model has no cross-attention to read a source with")
-        if isinstance(inputs, Tensor):
-            inputs = Inputs(tokens_BT=inputs)
-        x_BTD = inputs.x_BTD if inputs.x_BTD is not None else self.embedding(inputs.tokens_BT)
-        x_BTD = x_BTD if self.compute_dtype is None else x_BTD.to(self.compute_dtype)
-        x_BTD, terms = self.decoder(x_BTD, inputs, cache=cache)
-        return Output(x_BTD, terms, self.heads)
+        inputs = _as_inputs(inputs)
+        memory = self._memory(inputs, source, cache)
+        if self.decoder is None:
+            memory = self.encode(inputs)
+            return Output(memory.x_BSD, memory.terms, self.heads, memory.valid_BS)
+        x_BTD, terms = self.decoder(self._embed(inputs), inputs, memory, cache)
+        if memory is not None:
+            add_terms(terms, memory.terms)
+        return Output(x_BTD, terms, self.heads, inputs.valid_BT)
 
-    def new_cache(self, rows: int) -> Cache:
-        """An empty cache for `rows` sequences."""
-        return self.decoder.new_cache(rows)
+    def encode(self, source: Tensor | Inputs) -> Memory:
+        """What the encoder makes of tokens B x S (or Inputs).
+
+        Raises WeftError when the model has no encoder, or the source more tokens than its positions can number.
+        """
+        if self.encoder is None:
+            raise WeftError("this model has no encoder to read a source with")
+        source = _as_inputs(source)
+        x_BSD, terms = self.encoder(self._embed(source), source)
+        return Memory(x_BSD, source.valid_BT, source.documents_BT, terms)
+
+    def _embed(self, inputs: Inputs) -> Tensor:
+        x_BTD: Tensor = inputs.x_BTD if inputs.x_BTD is not None else self.embedding(inputs.tokens_BT)
+        return x_BTD if self.compute_dtype is None else x_BTD.to(self.compute_dtype)
+
+    def _memory(self, inputs: Inputs, source: Tensor | Inputs | Memory | None, cache: Cache | None) -> Memory | None:
+        """What cross-attention reads, unless the cache has it; what is missing or too much is refused."""
+        known = cache is not None and cache.source_valid_BS is not None
+        if self.decoder is None and cache is not None:
+            raise WeftError("an encoder reads its text at once, without a cache")
+        if self.decoder is None or self.encoder is None:
+            if source is not None:
+                missing = "encoder" if self.encoder is None else "decoder"
+                raise WeftError(f"this model has no {missing}, so that nothing reads a source; leave source out")
+            return None
+        if source is None:
+            if not known:
+                raise WeftError("this model writes after reading: give it a source")
+            return None
+        if known:
+            raise WeftError("the cache holds a source already; go on without one, or begin a new cache")
+        memory = source if isinstance(source, Memory) else self.encode(source)
+        if len(memory.x_BSD) != inputs.shape[0]:
+            raise WeftError(f"the source has {len(memory.x_BSD)} rows, the input {inputs.shape[0]}")
+        if (memory.documents_BS is None) != (inputs.documents_BT is None):
+            raise WeftError("documents are packed in the source or in the input only; pack both, or neither")
+        return memory
+
+    def new_cache(self, rows: int, *, slack: int = SLACK) -> Cache:
+        """An empty cache for `rows` sequences; windows keep as much as lets one take back `slack` tokens.
+
+        Raises WeftError when there is no decoder.
+        """
+        if self.decoder is None:
+            raise WeftError("an encoder reads its text at once, without a cache")
+        return self.decoder.new_cache(rows, slack=slack)
 
     def limit(self) -> int | None:
-        """The longest sequence that the positions can number, or None."""
-        return self.decoder.limit()
+        """The longest sequence that the positions can number, or None; an encoder-decoder's: of what it writes."""
+        stack = self.decoder or self.encoder
+        assert stack is not None, "a model has a stack"
+        return stack.limit()
 
     def head(self, name: str) -> Any:
         """The head of that name.
@@ -169,3 +249,7 @@ class Transformer(Module):
             tie = getattr(head, "tie", None)
             if tie is not None:
                 tie(self.embedding)
+
+
+def _as_inputs(given: Tensor | Inputs) -> Inputs:
+    return Inputs(tokens_BT=given) if isinstance(given, Tensor) else given

@@ -1,13 +1,13 @@
 """The parts of transformers, one idea a file: each declares its options, how it starts, what it costs."""
 
 from weft.data.rows import IGNORE
-from weft.nn.attention import Attention, DotProduct, DotProductAttention, NoAttention
+from weft.nn.attention import Attention, CrossAttention, DotProduct, DotProductAttention, NoAttention
 from weft.nn.block import Block, BlockPart, Plain, Post, Pre
 from weft.nn.cache import Cache, FullEntry
 from weft.nn.context import Context, Inputs, Memory
 from weft.nn.embeddings import Embeddings, TokenEmbedding, Tokens
-from weft.nn.feedforward import FeedForward, Gelu, NoFeedForward, Relu, SwiGlu
-from weft.nn.heads import Head, LanguageModelHead, Lm
+from weft.nn.feedforward import FeedForward, Gelu, NoFeedForward, Relu, Relu2, SwiGlu
+from weft.nn.heads import Classifier, ClassifierHead, Head, LanguageModelHead, Lm
 from weft.nn.initialization import Constant, Initialization, Normal
 from weft.nn.kernels import KERNELS, Call, Kernel, attend
 from weft.nn.linear import Embedding, Linear
@@ -28,12 +28,14 @@ from weft.nn.masks import (
 )
 from weft.nn.module import Cost, Dims, Module, Term, Terms, listen, materialize, tap_paths
 from weft.nn.norms import Layer, NoNorm, Norm, Rms
-from weft.nn.positions import Learned, NoPositions, Positions, PositionScheme, Rotary
+from weft.nn.positions import Alibi, Learned, NoPositions, Positions, PositionScheme, Rotary, RotaryAlibi, Sinusoidal
+from weft.nn.ring import RingEntry
 from weft.nn.scores import Score, Softmax, Weighting
 
 __all__ = [
     "IGNORE",
     "KERNELS",
+    "Alibi",
     "Attention",
     "Block",
     "BlockPart",
@@ -41,10 +43,13 @@ __all__ = [
     "Cache",
     "Call",
     "Causal",
+    "Classifier",
+    "ClassifierHead",
     "Constant",
     "Context",
     "Cost",
     "Coverage",
+    "CrossAttention",
     "Dims",
     "DotProduct",
     "DotProductAttention",
@@ -82,11 +87,15 @@ __all__ = [
     "Post",
     "Pre",
     "Relu",
+    "Relu2",
+    "RingEntry",
     "Rms",
     "Rotary",
+    "RotaryAlibi",
     "SameDocument",
     "Score",
     "Sides",
+    "Sinusoidal",
     "Softmax",
     "SwiGlu",
     "Term",

@@ -7,24 +7,25 @@ between                grouped-query   n_heads / n_kv_heads query heads share on
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable
+from dataclasses import replace
 from typing import Annotated, Literal
 
-import torch
-from pydantic import Field, PositiveInt
-from torch import Tensor
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator
+from torch import Tensor, nn
 
 from weft.config import EXECUTION, Part, Slot
 from weft.errors import WeftError
-from weft.nn.cache import FullEntry
-from weft.nn.context import Context, Memory
+from weft.nn.cache import SLACK, FullEntry
+from weft.nn.context import Context
 from weft.nn.initialization import Normal
 from weft.nn.kernels import Call, attend
 from weft.nn.linear import Linear
-from weft.nn.masks import Everything, MaskPart, NoMask, Sides, Valid
+from weft.nn.masks import Mask, MaskPart, NoMask, Sides
 from weft.nn.module import Cost, Dims, Module
-from weft.nn.positions import Positions, PositionScheme
+from weft.nn.norms import NoNorm, Norm
+from weft.nn.positions import NoPositions, Positions, PositionScheme
+from weft.nn.ring import RingEntry
 from weft.nn.scores import Score, Softmax
 
 
@@ -35,11 +36,25 @@ class Attention(Part, slot="attention", default="dot-product"):
         """The attention for vectors of width d_model in a stack with these positions, or None for `none`."""
         raise NotImplementedError
 
+    def across(self) -> Attention:
+        """What a block's cross-attention is unless given: this, without what makes no sense between two texts."""
+        return self
+
+    def build_across(self, dims: Dims) -> CrossAttention | None:
+        """The attention to what an encoder made, or None for `none`.
+
+        Raises WeftError where this kind cannot read another text.
+        """
+        raise WeftError(f"cross_attention: kind {self.kind!r} cannot read a source; give dot-product, or none")
+
 
 class NoAttention(Attention, kind="none"):
     """No attention, and no norm before it: each position stays alone."""
 
     def build(self, dims: Dims, positions: Positions) -> None:
+        return None
+
+    def build_across(self, dims: Dims) -> None:
         return None
 
 
@@ -56,14 +71,26 @@ class DotProduct(Attention, kind="dot-product"):
     """learn a shift in every matrix"""
     dropout: float | None = Field(None, ge=0, lt=1)
     """share of the weights that is dropped in training; the model's dropout unless given"""
+    qk_norm: Slot[Norm] = NoNorm()
+    """of each head's queries and of its keys, before positions turn them (Henry et al. 2020; Dehghani et al. 2023)"""
     score: Slot[Score] = Softmax()
     """from products to weights"""
     mask: Slot[MaskPart] = NoMask()
     """what is hidden beyond causality, documents and padding"""
     positions: Slot[Positions] | None = None
     """the stack's unless given"""
-    kernel: Annotated[Literal["auto", "sdpa", "reference"], EXECUTION] = "auto"
+    kernel: Annotated[Literal["auto", "blocked", "sdpa", "reference"], EXECUTION] = "auto"
     """how it is computed"""
+    cache: Annotated[Literal["auto", "full", "window"], EXECUTION] = "auto"
+    """what generation keeps: all keys and values, or the last ones that a window sees; auto: what the mask needs"""
+
+    @field_validator("cache")
+    @classmethod
+    def _check_cache(cls, cache: str, info: ValidationInfo) -> str:
+        mask = info.data.get("mask")
+        if cache == "window" and isinstance(mask, MaskPart) and mask.reach is None:
+            raise ValueError(f"an attention with mask: {mask.kind} sees all that came before, so its cache is full")
+        return cache
 
     def widths(self, dims: Dims) -> tuple[int, int]:
         """Number of key/value heads and a head's width.
@@ -81,14 +108,30 @@ class DotProduct(Attention, kind="dot-product"):
         """Derived values, said aloud."""
         groups, width = self.widths(dims)
         said = [] if self.head_width else [f"head_width not given: d_model / n_heads = {width}"]
-        return said if self.n_kv_heads else [*said, f"n_kv_heads not given: n_heads = {groups} (multi-head)"]
+        if self.n_kv_heads is None:
+            said.append(f"n_kv_heads not given: n_heads = {groups} (multi-head)")
+        if self.cache == "auto" and self.mask.reach is not None and dims.causal:
+            said.append(f"cache not given: the window's {self.mask.reach} keys, and {SLACK} that may be taken back")
+        return said
 
     def build(self, dims: Dims, positions: Positions) -> DotProductAttention:
         return DotProductAttention(self, dims, self.positions or positions)
 
+    def across(self) -> DotProduct:
+        return self.model_copy(update={"mask": NoMask(), "positions": None, "cache": "auto"})
+
+    def build_across(self, dims: Dims) -> CrossAttention:
+        for name, part in {"mask": self.mask, "positions": self.positions}.items():
+            if part is not None and part.kind != "none":
+                raise WeftError(
+                    f"cross_attention.{name}: {part.kind} counts how far a key is from the query, and the places of two"
+                    " texts are no distance; leave it out"
+                )
+        return CrossAttention(self, dims, NoPositions())
+
 
 class DotProductAttention(Module):
-    """Self-attention over x, or cross-attention to a memory: both read `source`, which is x or the memory."""
+    """Self-attention: x asks itself."""
 
     taps = ("queries", "keys", "values", "weights", "mixed")
     unfused_taps = ("weights",)
@@ -114,54 +157,86 @@ class DotProductAttention(Module):
         self.query = Linear(dims.d_model, self.n_heads * self.width, start, bias=options.bias)
         self.key = Linear(dims.d_model, self.n_kv_heads * self.width, start, bias=options.bias)
         self.value = Linear(dims.d_model, self.n_kv_heads * self.width, start, bias=options.bias)
-        narrow = Normal(dims.init_std / math.sqrt(2 * dims.n_layers))
-        self.output = Linear(self.n_heads * self.width, dims.d_model, narrow, bias=options.bias)
+        self.output = Linear(self.n_heads * self.width, dims.d_model, Normal(dims.narrow_std), bias=options.bias)
+        head = replace(dims, d_model=self.width)
+        self.query_norm, self.key_norm = options.qk_norm.build(head), options.qk_norm.build(head)
+        self.kept = dims.causal
 
     @property
     def prepared_key(self) -> Hashable:
         """Under which a context holds what this attention's position scheme prepared."""
         return self.positions, self.width
 
-    def forward(self, x_BTD: Tensor, context: Context, memory: Memory | None = None) -> Tensor:
-        source_BSD = x_BTD if memory is None else memory.x_BSD
-        q_BHTK = self.tap("queries", self._split(self.query(x_BTD), self.n_heads))
-        k_BGSK = self.tap("keys", self._split(self.key(source_BSD), self.n_kv_heads))
-        v_BGSK = self.tap("values", self._split(self.value(source_BSD), self.n_kv_heads))
-        sides, mask, bias = context.sides, self.mask & context.mask, None
-        if memory is None:
-            scheme, prepared = context.prepared[self.prepared_key]
-            q_BHTK, k_BGSK = scheme.rotate(q_BHTK, k_BGSK, prepared)
-            bias = scheme.bias(sides, self.n_heads)
-            if context.cache is not None and context.placement is not None:
-                entry = context.cache.entries[context.depth]
-                assert entry is not None, "a layer with attention has a cache entry"
-                k_BGSK, v_BGSK = entry.append(k_BGSK, v_BGSK, context.placement)
-        else:
-            sides = _sides_of(x_BTD, memory)
-            mask = Everything() if memory.valid_BS is None else Valid()
-        call = Call(q_BHTK, k_BGSK, v_BGSK, mask, sides, self.weighting, bias, self.dropout if self.training else 0.0,
-                    self.tap if self.heard("weights") else None)  # fmt: skip
+    def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
+        q_BHTK = self.tap("queries", self._split(self.query(x_BTD), self.n_heads, self.query_norm))
+        k_BGSK = self.tap("keys", self._split(self.key(x_BTD), self.n_kv_heads, self.key_norm))
+        v_BGSK = self.tap("values", self._split(self.value(x_BTD), self.n_kv_heads))
+        scheme, prepared = context.prepared[self.prepared_key]
+        q_BHTK, k_BGSK = scheme.rotate(q_BHTK, k_BGSK, prepared)
+        sides = context.sides
+        if context.cache is not None and context.placement is not None:
+            entry = context.cache.entries[context.depth]
+            assert entry is not None, "a layer with attention has a cache entry"
+            k_BGSK, v_BGSK, sides = entry.append(k_BGSK, v_BGSK, context.placement, sides)
+        bias_BHTS = scheme.bias(sides, self.n_heads, q_BHTK.dtype)
+        return self.mix(q_BHTK, k_BGSK, v_BGSK, self.mask & context.mask, sides, bias_BHTS)
+
+    def mix(
+        self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, sides: Sides, bias_BHTS: Tensor | None = None
+    ) -> Tensor:
+        """Each query's mixture of the values that the mask lets it see, its heads side by side again: B x T x D."""
+        call = Call(q_BHTK, k_BGSK, v_BGSK, mask, sides, self.weighting, bias_BHTS,
+                    self.dropout if self.training else 0.0, self.tap if self.heard("weights") else None)  # fmt: skip
         mixed_BHTK = self.tap("mixed", attend(call, self.options.kernel))
         return self.output(mixed_BHTK.transpose(1, 2).flatten(2))
 
-    def _split(self, x_BTN: Tensor, heads: int) -> Tensor:
-        """B x T x (heads width) as B x heads x T x width."""
-        return x_BTN.unflatten(-1, (heads, self.width)).transpose(1, 2)
+    def _split(self, x_BTN: Tensor, heads: int, norm: nn.Module | None = None) -> Tensor:
+        """B x T x (heads width) as B x heads x T x width, each head's vector brought to a common scale by `norm`."""
+        x_BTHK = x_BTN.unflatten(-1, (heads, self.width))
+        return (x_BTHK if norm is None else norm(x_BTHK)).transpose(1, 2)
 
     def extra_repr(self) -> str:
         return f"{self.n_heads} x {self.width}"
 
-    def cache_entry(self) -> FullEntry:
-        """An empty entry for this attention's keys and values."""
-        return FullEntry()
+    def cache_entry(self, slack: int = SLACK) -> FullEntry:
+        """An empty entry for this attention's keys and values; a window's lets one take back `slack` tokens."""
+        reach = self._reach
+        return FullEntry() if reach is None else RingEntry(reach, slack)
+
+    @property
+    def _reach(self) -> int | None:
+        """How many of the last keys the cache is to keep for the next query, itself included; None: all."""
+        return None if self.options.cache == "full" else self.options.mask.reach
 
     def cost(self, length: int) -> Cost:
         """q.k and weights.v against all `length` keys, masked or not (the convention of Chowdhery et al. 2022, B)."""
         flops = 2 * 2 * self.n_heads * self.width * length
-        return Cost(flops=flops, cache=2 * self.n_kv_heads * self.width)
+        kept = 2 * self.n_kv_heads * self.width if self.kept else 0
+        slots = length if self._reach is None else min(length, self._reach + SLACK)
+        return Cost(flops=flops, cache=kept if slots == length else kept * slots / length)
 
 
-def _sides_of(x_BTD: Tensor, memory: Memory) -> Sides:
-    queries = torch.arange(x_BTD.shape[1], device=x_BTD.device)[None]
-    keys = torch.arange(memory.x_BSD.shape[1], device=x_BTD.device)[None]
-    return Sides(queries, keys, k_valid_BS=memory.valid_BS)
+class CrossAttention(DotProductAttention):
+    """Queries from x, keys and values from what an encoder made, all of which they see (Vaswani et al. 2017, 3.2.3).
+
+    In a cache the keys and values are written once, with the source.
+    """
+
+    def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
+        assert context.across is not None, "a block that reads a source has one"
+        q_BHTK = self.tap("queries", self._split(self.query(x_BTD), self.n_heads, self.query_norm))
+        k_BGSK, v_BGSK = self._remembered(context)
+        return self.mix(q_BHTK, k_BGSK, v_BGSK, context.across.mask, context.across.sides)
+
+    def _remembered(self, context: Context) -> tuple[Tensor, Tensor]:
+        """The source's keys and values: computed where it is given, else from the cache."""
+        entry = None if context.cache is None else context.cache.memories[context.depth]
+        if context.memory is None:
+            assert entry is not None, "a source that is not given was kept"
+            return entry.read()
+        x_BSD = context.memory.x_BSD
+        k_BGSK = self.tap("keys", self._split(self.key(x_BSD), self.n_kv_heads, self.key_norm))
+        v_BGSK = self.tap("values", self._split(self.value(x_BSD), self.n_kv_heads))
+        if entry is not None:
+            entry.write(k_BGSK, v_BGSK)
+        return k_BGSK, v_BGSK

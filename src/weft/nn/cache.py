@@ -7,12 +7,17 @@ back (`rewind`). Row b's tokens lie in slots 0 ... lengths[b] - 1 of every entry
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from weft.errors import WeftError
+from weft.nn.masks import Sides
+
+SLACK = 16
+"""Tokens that a window's cache lets one take back, unless asked for more."""
 
 
 @dataclass(frozen=True)
@@ -23,53 +28,33 @@ class Placement:
     valid_BT: Tensor | None
     start: int | None
     """The first slot, where all rows have the same length and no padding."""
-    end: int
-    """One past the last used slot of the longest row."""
+    ends: tuple[int, ...]
+    """One past the last used slot of each row."""
+    rings: dict[int, Sides] = field(default_factory=dict, compare=False, repr=False)
+    """Who stands where in rings of so many slots, the same for all layers with such a ring."""
+
+    @property
+    def end(self) -> int:
+        """One past the last used slot of the longest row."""
+        return max(self.ends)
 
 
-class FullEntry:
-    """Every key and value of one layer: two buffers B x G x capacity x width that grow by doubling."""
+class Entry:
+    """What one layer keeps of its keys and values, B x G x slots x width each."""
 
     def __init__(self) -> None:
         self.k_BGSK: Tensor | None = None
         self.v_BGSL: Tensor | None = None
-
-    def append(self, k_BGTK: Tensor, v_BGTL: Tensor, placement: Placement) -> tuple[Tensor, Tensor]:
-        """Keep new keys and values at their places; returns all that is kept, up to the longest row's end."""
-        with torch.no_grad():
-            self.k_BGSK = self._write(self.k_BGSK, k_BGTK, placement)
-            self.v_BGSL = self._write(self.v_BGSL, v_BGTL, placement)
-        return self.k_BGSK[:, :, : placement.end], self.v_BGSL[:, :, : placement.end]
-
-    @staticmethod
-    def _write(buffer: Tensor | None, new_BGTK: Tensor, placement: Placement) -> Tensor:
-        rows, groups, tokens, width = new_BGTK.shape
-        if buffer is None or buffer.shape[2] < placement.end:
-            capacity = max(64, placement.end, 0 if buffer is None else 2 * buffer.shape[2])
-            # zeros, not garbage: a stale slot is masked, but 0 x NaN would still be NaN
-            grown = new_BGTK.new_zeros(rows, groups, capacity, width)
-            if buffer is not None:
-                grown[:, :, : buffer.shape[2]] = buffer
-            buffer = grown
-        if placement.start is not None:
-            buffer[:, :, placement.start : placement.start + tokens] = new_BGTK
-            return buffer
-        valid_BT = placement.valid_BT
-        if valid_BT is None:
-            valid_BT = torch.ones_like(placement.slot_BT, dtype=torch.bool)
-        row_N, token_N = valid_BT.nonzero(as_tuple=True)
-        buffer[row_N, :, placement.slot_BT[row_N, token_N]] = new_BGTK[row_N, :, token_N]
-        return buffer
 
     def select(self, rows: Tensor) -> None:
         """Keep the named rows, in that order; a row may be named twice (a branch)."""
         if self.k_BGSK is not None and self.v_BGSL is not None:
             self.k_BGSK, self.v_BGSL = self.k_BGSK[rows], self.v_BGSL[rows]
 
-    def join(self, other: FullEntry, rows: tuple[int, int]) -> None:
+    def join(self, other: Entry, rows: tuple[int, int]) -> None:
         """Add the other entry's rows below this one's; `rows` counts both, also those that hold nothing yet."""
-        self.k_BGSK = _stack(self.k_BGSK, other.k_BGSK, rows)
-        self.v_BGSL = _stack(self.v_BGSL, other.v_BGSL, rows)
+        self.k_BGSK = stack_rows(self.k_BGSK, other.k_BGSK, rows)
+        self.v_BGSL = stack_rows(self.v_BGSL, other.v_BGSL, rows)
 
     def rewind(self, lengths: Sequence[int]) -> None:
         """Forget all but the first `lengths[b]` tokens of each row: their slots are simply written again."""
@@ -80,7 +65,62 @@ class FullEntry:
         return sum(x.numel() * x.element_size() for x in (self.k_BGSK, self.v_BGSL) if x is not None)
 
 
-def _stack(first: Tensor | None, second: Tensor | None, rows: tuple[int, int]) -> Tensor | None:
+class FullEntry(Entry):
+    """Every key and value of one layer: two buffers B x G x capacity x width that grow by doubling."""
+
+    def append(
+        self, k_BGTK: Tensor, v_BGTL: Tensor, placement: Placement, sides: Sides
+    ) -> tuple[Tensor, Tensor, Sides]:
+        """Keep new keys and values at their places; returns what queries may see, and where those keys stand.
+
+        `sides` are those of keys in slots 0, 1, ... up to the longest row's end.
+        """
+        with torch.no_grad():
+            self.k_BGSK = self._written(self.k_BGSK, k_BGTK, placement)
+            self.v_BGSL = self._written(self.v_BGSL, v_BGTL, placement)
+        return self.k_BGSK[:, :, : placement.end], self.v_BGSL[:, :, : placement.end], sides
+
+    @staticmethod
+    def _written(buffer: Tensor | None, new_BGTK: Tensor, placement: Placement) -> Tensor:
+        rows, groups, _, width = new_BGTK.shape
+        if buffer is None or buffer.shape[2] < placement.end:
+            capacity = max(64, placement.end, 0 if buffer is None else 2 * buffer.shape[2])
+            # zeros, not garbage: a stale slot is masked, but 0 x NaN would still be NaN
+            grown = new_BGTK.new_zeros(rows, groups, capacity, width)
+            if buffer is not None:
+                grown[:, :, : buffer.shape[2]] = buffer
+            buffer = grown
+        put(buffer, new_BGTK, placement.slot_BT, placement.valid_BT, placement.start)
+        return buffer
+
+
+class MemoryEntry(Entry):
+    """Keys and values of the source in one layer's cross-attention: written once; taking back tokens leaves them."""
+
+    def write(self, k_BGSK: Tensor, v_BGSL: Tensor) -> None:
+        """Keep the source's keys and values."""
+        self.k_BGSK, self.v_BGSL = k_BGSK.detach(), v_BGSL.detach()
+
+    def read(self) -> tuple[Tensor, Tensor]:
+        """What was written."""
+        assert self.k_BGSK is not None, "nothing was written"
+        assert self.v_BGSL is not None, "nothing was written"
+        return self.k_BGSK, self.v_BGSL
+
+
+def put(buffer: Tensor, new_BGTK: Tensor, slot_BT: Tensor, valid_BT: Tensor | None, start: int | None) -> None:
+    """Write new keys or values into their slots: from `start` on in all rows, or where each valid one belongs."""
+    if start is not None:
+        buffer[:, :, start : start + new_BGTK.shape[2]] = new_BGTK
+        return
+    if valid_BT is None:
+        valid_BT = torch.ones_like(slot_BT, dtype=torch.bool)
+    row_N, token_N = valid_BT.nonzero(as_tuple=True)
+    buffer[row_N, :, slot_BT[row_N, token_N]] = new_BGTK[row_N, :, token_N]
+
+
+def stack_rows(first: Tensor | None, second: Tensor | None, rows: tuple[int, int]) -> Tensor | None:
+    """The second's rows below the first's; `rows` counts both, also those that hold nothing."""
     held = [x for x in (first, second) if x is not None]
     if not held:
         return None
@@ -94,11 +134,19 @@ def _stack(first: Tensor | None, second: Tensor | None, rows: tuple[int, int]) -
 
 
 class Cache:
-    """One entry for each depth (not module: layers may share weights), and the rows' lengths."""
+    """Entries for each depth (not module: layers may share weights), and the rows' lengths.
 
-    def __init__(self, entries: Sequence[FullEntry | None], rows: int) -> None:
+    Where there is a source, a second entry at each depth keeps what cross-attention reads of it.
+    """
+
+    def __init__(
+        self, entries: Sequence[FullEntry | None], rows: int, memories: Sequence[MemoryEntry | None] = ()
+    ) -> None:
         self.entries = list(entries)
+        self.memories = list(memories)
         self.lengths = [0] * rows
+        self.source_valid_BS: Tensor | None = None
+        """Which of the source's tokens are no padding; None until a source was read."""
 
     @property
     def rows(self) -> int:
@@ -123,7 +171,7 @@ class Cache:
         alike = valid_BT is None and len(set(self.lengths)) == 1
         start = self.lengths[0] if alike else None
         self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
-        return Placement(slot_BT, valid_BT, start, max(self.lengths))
+        return Placement(slot_BT, valid_BT, start, tuple(self.lengths))
 
     def valid(self, device: torch.device) -> Tensor | None:
         """Which kept slots hold a token of their row, B x S; None where all do."""
@@ -134,13 +182,26 @@ class Cache:
 
     def select(self, rows: Sequence[int]) -> None:
         """Keep the named rows, in that order; a row may be named twice (a branch)."""
+        chosen = list(rows)
         for entry in self._held():
             device = entry.k_BGSK.device if entry.k_BGSK is not None else None
-            entry.select(torch.tensor(list(rows), device=device))
-        self.lengths = [self.lengths[row] for row in rows]
+            entry.select(torch.tensor(chosen, dtype=torch.long, device=device))
+        if self.source_valid_BS is not None:
+            self.source_valid_BS = self.source_valid_BS[chosen]
+        self.lengths = [self.lengths[row] for row in chosen]
 
     def join(self, other: Cache) -> None:
-        """Add the other cache's rows below this one's."""
+        """Add the other cache's rows below this one's.
+
+        Raises WeftError when only one of them has read its source.
+        """
+        first, second = self.source_valid_BS, other.source_valid_BS
+        if (first is None) != (second is None):
+            raise WeftError("only one of the two caches has read its source; let both read theirs, then join")
+        if first is not None and second is not None:
+            longest = max(first.shape[1], second.shape[1])
+            padded = [F.pad(valid_BS, (0, longest - valid_BS.shape[1])) for valid_BS in (first, second)]
+            self.source_valid_BS = torch.cat(padded)
         for mine, theirs in zip(self._held(), other._held(), strict=True):
             mine.join(theirs, (self.rows, other.rows))
         self.lengths += other.lengths
@@ -148,7 +209,7 @@ class Cache:
     def rewind(self, tokens: int | Sequence[int]) -> None:
         """Take back each row's last `tokens` tokens (one number for all rows, or one a row).
 
-        Raises WeftError when a row has fewer.
+        Raises WeftError when a row has fewer, or a window's cache has lost what the row would need again.
         """
         back = [tokens] * self.rows if isinstance(tokens, int) else list(tokens)
         lengths = [length - count for length, count in zip(self.lengths, back, strict=True)]
@@ -166,8 +227,8 @@ class Cache:
         """Take back everything appended since the snapshot (rows must be the same ones)."""
         self.rewind([now - then for now, then in zip(self.lengths, snapshot, strict=True)])
 
-    def _held(self) -> list[FullEntry]:
-        return [entry for entry in self.entries if entry is not None]
+    def _held(self) -> list[Entry]:
+        return [entry for entry in (*self.entries, *self.memories) if entry is not None]
 
     @property
     def bytes(self) -> int:

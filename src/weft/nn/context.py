@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from weft.nn.cache import Cache, Placement
 from weft.nn.masks import Mask, Sides
+from weft.nn.module import Terms
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,20 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Memory:
-    """What an encoder made of its input, for cross-attention to read."""
+    """What an encoder made of its input, for cross-attention to read; and what its parts emitted."""
 
     x_BSD: Tensor
     valid_BS: Tensor | None = None
+    documents_BS: Tensor | None = None
+    terms: Terms = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Across:
+    """Which tokens of the source each query may see: all that are valid, of its own document."""
+
+    mask: Mask
+    sides: Sides
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,9 @@ class Context:
     sides: Sides
     prepared: Mapping[Hashable, Any]
     """What position schemes prepared, by (declaration, head width)."""
+    across: Across | None = None
     memory: Memory | None = None
+    """The source, unless the cache has read it before."""
     cache: Cache | None = None
     placement: Placement | None = None
     depth: int = 0

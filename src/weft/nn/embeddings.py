@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from weft.config import Part
@@ -23,20 +25,24 @@ class Tokens(Embeddings, kind="tokens"):
 
     tied: bool = True
     """the language model head uses the same table (Press and Wolf 2017)"""
+    scaled: bool = False
+    """multiply the vectors by the root of d_model (Vaswani et al. 2017, section 3.4)"""
 
     def build(self, dims: Dims) -> TokenEmbedding:
         return TokenEmbedding(self, dims)
 
 
 class TokenEmbedding(Module):
-    """x_BTD = tokens.weight[tokens_BT]."""
+    """x_BTD = scale tokens.weight[tokens_BT]."""
 
     taps = ("x",)
 
     def __init__(self, options: Tokens, dims: Dims) -> None:
         super().__init__()
         self.tied = options.tied
+        self.scale = math.sqrt(dims.d_model) if options.scaled else 1.0
         self.tokens = Embedding(dims.vocab_size, dims.d_model, Normal(dims.init_std))
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
-        return self.tap("x", self.tokens(tokens_BT))
+        x_BTD: Tensor = self.tokens(tokens_BT)
+        return self.tap("x", x_BTD if self.scale == 1.0 else x_BTD * self.scale)

@@ -65,6 +65,13 @@ class Relu(_Wide, kind="relu"):
         return ReluLayer(self, dims)
 
 
+class Relu2(_Wide, kind="relu2"):
+    """down(max(0, up(x))^2) (So et al. 2021, section 4.1)."""
+
+    def build(self, dims: Dims) -> Relu2Layer:
+        return Relu2Layer(self, dims)
+
+
 class SwiGlu(_Wide, kind="swiglu"):
     """down(SiLU(gate(x)) * up(x)) (Shazeer 2020, eq. 6)."""
 
@@ -87,9 +94,7 @@ class _Layer(Module):
         super().__init__()
         inner = options.inner(dims)
         self.up = Linear(dims.d_model, inner, Normal(dims.init_std), bias=options.bias)
-        # Residual branches add up over 2 x n_layers; scaled so that their sum does not grow (Radford et al. 2019, 2.3).
-        narrow = Normal(dims.init_std / math.sqrt(2 * dims.n_layers))
-        self.down = Linear(inner, dims.d_model, narrow, bias=options.bias)
+        self.down = Linear(inner, dims.d_model, Normal(dims.narrow_std), bias=options.bias)
 
     def inner(self, x_BTD: Tensor) -> Tensor:
         raise NotImplementedError
@@ -114,6 +119,13 @@ class ReluLayer(_Layer):
 
     def inner(self, x_BTD: Tensor) -> Tensor:
         return F.relu(self.up(x_BTD))
+
+
+class Relu2Layer(_Layer):
+    """Two matrices around the square of ReLU."""
+
+    def inner(self, x_BTD: Tensor) -> Tensor:
+        return F.relu(self.up(x_BTD)).square()
 
 
 class SwiGluLayer(_Layer):

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from weft.device import fast_bf16
 from weft.errors import WeftError
-from weft.nn.masks import Causal, Coverage, Mask, Sides
+from weft.nn.blocked import BLOCK, Plan, blocked_attention
+from weft.nn.masks import Causal, Mask, Sides
 from weft.nn.scores import SoftmaxWeighting, Weighting
 
 
@@ -38,6 +40,10 @@ class Kernel:
     def refuses(self, call: Call) -> str | None:
         """Why this kernel cannot compute `call`, or None."""
         return None
+
+    def pays(self, call: Call) -> bool:
+        """Whether `auto` should take it, which it can, rather than ask the next one."""
+        return True
 
     def __call__(self, call: Call) -> Tensor:
         raise NotImplementedError
@@ -88,7 +94,8 @@ class Sdpa(Kernel):
     @staticmethod
     def _mask(call: Call) -> tuple[Tensor | None, Tensor | None]:
         """The mask as sdpa takes it; and, where a query might see nothing at all, which ones see something."""
-        if call.bias_BHTS is None and call.mask.coverage(call.sides) is Coverage.FULL:
+        whole = call.sides.coverage(call.mask, call.q_BHTK.shape[2], call.k_BGSK.shape[2])
+        if call.bias_BHTS is None and whole.all.all():
             return None, None
         allowed = call.sides.dense(call.mask)
         seeing = None
@@ -100,17 +107,46 @@ class Sdpa(Kernel):
         return call.bias_BHTS.to(call.q_BHTK.dtype).masked_fill(~allowed, -torch.inf), seeing
 
 
-KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (Sdpa(), Reference())}
+class Blocked(Kernel):
+    """weft's own, block by block: what the mask hides is not computed, O(T) memory; see `blocked.py`."""
+
+    name = "blocked"
+
+    def refuses(self, call: Call) -> str | None:
+        if type(call.weighting) is not SoftmaxWeighting:
+            return "its scores are softmax's"
+        if call.dropout:
+            return "it drops no weights (attention.dropout)"
+        return "it keeps no weights to look at" if call.tap is not None else None
+
+    def pays(self, call: Call) -> bool:
+        """On CPUs, as measured (`benchmarks/attention.py`); on others sdpa has flash kernels that are faster."""
+        if call.q_BHTK.device.type != "cpu" or call.q_BHTK.shape[2] < 2 * BLOCK:
+            return False  # few queries are one block or two: nothing to leave out
+        if call.q_BHTK.dtype is torch.bfloat16 and fast_bf16("cpu"):
+            # sdpa is no faster in bf16 than in float32, and matrix products are: 1.2 to 1.8 times as fast at any T
+            return True
+        # In float32 a pair costs about twice what it costs sdpa, which computes all pairs of any mask (or, if it is
+        # plainly causal, half of them): a window of 256 at T = 1024 (a third of the blocks) is 1.3 times as fast
+        # forward and 1.7 with backward, at T = 2048 (a sixth) 2.3 and 3.1; plainly causal, 0.6 and 0.8.
+        return float(call.sides.coverage(call.mask, BLOCK, BLOCK).some.mean()) < 0.4
+
+    def __call__(self, call: Call) -> Tensor:
+        inputs = call.q_BHTK, call.k_BGSK, call.v_BGSL, call.bias_BHTS
+        return blocked_attention(*inputs, call.weighting.scale, Plan(call.mask, call.sides))
+
+
+KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (Blocked(), Sdpa(), Reference())}
 """In the order in which `auto` asks them; the last one refuses nothing."""
 
 
 def attend(call: Call, name: str = "auto") -> Tensor:
-    """Attention by the named kernel, or by the first that can compute it.
+    """Attention by the named kernel, or by the first that can compute it and pays.
 
     Raises WeftError when the named kernel cannot.
     """
     if name == "auto":
-        return next(kernel for kernel in KERNELS.values() if kernel.refuses(call) is None)(call)
+        return next(kernel for kernel in KERNELS.values() if kernel.refuses(call) is None and kernel.pays(call))(call)
     reason = KERNELS[name].refuses(call)
     if reason:
         raise WeftError(f"kernel {name}: {reason}; `auto` chooses one that can")

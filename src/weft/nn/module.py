@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import logging
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,15 +32,35 @@ class Dims:
     n_layers: int = 1
     init_std: float = 0.02
     dropout: float = 0.0
+    causal: bool = True
+    """Whether a position of the stack sees what came before it only, so that generation may keep keys and values."""
+    across: bool = False
+    """Whether there is an encoder's output that the stack's blocks read."""
+    init_residual: float | None = None
+    """How far the last matrix of a residual branch starts from zero, where the declaration says it."""
+
+    @property
+    def narrow_std(self) -> float:
+        """How far the last matrix of a residual branch starts from zero: smaller, the more branches a stack adds up.
+
+        All branches together are then no wider than one (Radford et al. 2019, section 2.3); a block has two, with
+        cross-attention three.
+        """
+        if self.init_residual is not None:
+            return self.init_residual
+        return self.init_std / math.sqrt((3 if self.across else 2) * self.n_layers)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a part costs: parameters; forward FLOPs per token (a multiply-add is 2); cached numbers per token."""
+    """What a part costs: parameters; forward FLOPs per token (a multiply-add is 2); cached numbers per token.
+
+    A window's cache ends growing, so what it holds per token (of a text of some length) may be no whole number.
+    """
 
     parameters: int = 0
     flops: int = 0
-    cache: int = 0
+    cache: float = 0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.parameters + other.parameters, self.flops + other.flops, self.cache + other.cache)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from weft.config import Part
+from weft.nn import fused
 from weft.nn.initialization import Constant
 from weft.nn.module import Cost, Dims, Module
 
@@ -75,13 +75,7 @@ class RmsNorm(Module):
         self.weight = self.parameter("weight", (width,), Constant(1.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        width = x.shape[-1]
-        wide = torch.promote_types(x.dtype, torch.float32)
-        # vector_norm accumulates in `wide` without a widened copy of x
-        scale = torch.rsqrt(
-            torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).square() / width + self.epsilon
-        )
-        return x * scale.to(x.dtype) * self.weight.to(x.dtype)
+        return fused.rms_norm(x, self.weight, self.epsilon)
 
     def cost(self, length: int) -> Cost:
         return Cost(parameters=self.weight.numel())
