@@ -17,6 +17,7 @@ from weft.config import load
 from weft.data.deduplicate import near_duplicates
 from weft.data.documents import Document, cut, pieces
 from weft.data.files import FileCorpus, Files
+from weft.data.huggingface import HuggingFace
 from weft.data.python_docs import PythonDocs, PythonDocsCorpus
 from weft.data.sources import Source
 from weft.errors import ConfigError, WeftError
@@ -46,7 +47,9 @@ def test_a_path_is_short_for_files(tmp_path: Path) -> None:
     assert load(Source, "some/where.txt") == Files(path="some/where.txt")
     assert load(Source, {"path": "x.txt", "encoding": "latin-1"}) == Files(path="x.txt", encoding="latin-1")
     assert load(Source, "python-docs") == PythonDocs()
-    assert load(Source, "hf:some/name") == Files(path="hf:some/name")
+    assert load(Source, {"path": "x.tsv", "text": 1}) == Files(path="x.tsv", text="1")
+    assert load(Source, "hf:some/name") == HuggingFace(name="some/name")
+    assert load(Source, "hf:name:small") == HuggingFace(name="name", config="small")
     with pytest.raises(ConfigError, match="did you mean 'python-docs'"):
         load(Source, "python-doc")
 
@@ -66,18 +69,16 @@ def test_jsonl_lines_are_documents(tmp_path: Path) -> None:
     expected = {"a.jsonl#1": VIETNAMESE, "a.jsonl#5": "b\u2028c"}
     assert texts(write(tmp_path / "a.jsonl", content)) == expected
     body = write(tmp_path / "b.jsonl.gz", '{"body": "x"}')
-    assert texts(body, field="body") == {"b.jsonl.gz#1": "x"}
+    assert texts(body, text="body") == {"b.jsonl.gz#1": "x"}
 
 
 def test_a_folder_is_read_in_the_order_of_its_names(tmp_path: Path) -> None:
-    for name in ("b.txt", "a/z.txt", "a/b/c.jsonl", "B.TXT", ".hidden.txt", ".git/x.txt", "notes.md", "table.csv"):
-        write(tmp_path / "data" / name, '{"text": "x"}')
+    for name in ("b.txt", "a/z.txt", "a/b/c.jsonl", "B.TXT", ".hidden.txt", ".git/x.txt", "notes.md", "a.rst", "t.csv"):
+        write(tmp_path / "data" / name, "text\nx" if name == "t.csv" else '{"text": "x"}')
     write(tmp_path / "data" / "empty.txt", " \n")
     corpus = Files(path=str(tmp_path / "data")).build()
-    assert [document.id for document in corpus.documents()] == ["B.TXT", "a/b/c.jsonl#1", "a/z.txt", "b.txt"]
-    assert corpus.notes == ("source: not read in data, for their endings: 1 .csv, 1 .md",) or corpus.notes == (
-        "source: not read in data, for their endings: 1 .md, 1 .csv",
-    )
+    assert [document.id for document in corpus.documents()] == ["B.TXT", "a/b/c.jsonl#1", "a/z.txt", "b.txt", "t.csv#2"]
+    assert corpus.notes == ("source: not read in data, for their endings: 1 .rst, 1 .md",)
     assert corpus.name == "data"
 
 
@@ -164,15 +165,15 @@ def test_problems_are_one_line_that_helps(tmp_path: Path) -> None:
         write(tmp_path / "late.txt", b"a" * 600_000 + b"\x00"): r"NUL bytes",
         write(tmp_path / "empty.txt", b""): r"empty\.txt: the file is empty",
         write(tmp_path / "blank.txt", b" \n\n"): r"blank\.txt: holds no text",
-        write(tmp_path / "table.csv", b"a,b"): r"cannot read \.csv; readable are .*\.jsonl",
+        write(tmp_path / "page.html", b"a,b"): r"cannot read \.html; readable are .*\.jsonl.*data\.source\.format",
         write(tmp_path / "README", b"a"): r"cannot read a file without an ending; readable",
-        write(tmp_path / "others" / "a.csv", b"a"): r"others: nothing to read in this folder \(1 \.csv\)",
+        write(tmp_path / "others" / "a.md", b"a"): r"others: nothing to read in this folder \(1 \.md\)",
         tmp_path / "latn.txt": r"latn\.txt: no such file or folder; did you mean .*latin\.txt\?",
         tmp_path / "no" / "such" / "file.txt": rf"of this path only {tmp_path} exists",
         write(tmp_path / "a.jsonl", '{"text": "a"}\n{"text": '): r"a\.jsonl line 2: not JSON",
-        write(tmp_path / "b.jsonl", '{"body": "a", "title": "b"}'): r"line 1: no field 'text'; .* are: body, title",
+        write(tmp_path / "b.jsonl", '{"body": "a", "title": "b"}'): r"line 1: no column 'text'; .* are: body, title",
         write(tmp_path / "c.jsonl", '["a"]'): r"line 1: should be an object",
-        write(tmp_path / "d.jsonl", '{"text": null}'): r"line 1: the field 'text' should be text, not null",
+        write(tmp_path / "d.jsonl", '{"text": null}'): r"line 1: 'text' should be text, not null",
         write(tmp_path / "e.jsonl", '{"text": "\\ud83d"}'): r"line 1: .*half a surrogate pair",
         write(tmp_path / "f.jsonl", "[" * 100_000): r"line 1: not JSON",
     }
@@ -186,7 +187,7 @@ def test_problems_are_one_line_that_helps(tmp_path: Path) -> None:
         with pytest.raises(WeftError, match=message) as found:
             read(path)
         assert "\n" not in str(found.value)
-    with pytest.raises(WeftError, match="hf:name: hf: data sets cannot be read; readable are"):
+    with pytest.raises(WeftError, match=r"hf:name: no file, but a source of its own: data\.source=hf:name"):
         Files(path="hf:name").build()
     read(write(tmp_path / "escaped.jsonl", '{"text": "a\\u0000b"}'))
 

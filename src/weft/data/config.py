@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,13 +18,16 @@ from weft.config import EXECUTION, Section, Slot, semantic
 from weft.data import baselines
 from weft.data.cache import Cache
 from weft.data.documents import Corpus
+from weft.data.examples import cut_count, labels_of
 from weft.data.packing import Packing, Windows
 from weft.data.progress import Progress
 from weft.data.python_docs import PythonDocs
-from weft.data.shards import PreparedData, Written, read_meta, read_split, write_meta, write_split
+from weft.data.shards import PreparedData, TokenSplit, Written, read_meta, read_split, write_meta, write_split
 from weft.data.sources import Source
 from weft.data.splits import HashValidation, Split, Surveyed, Validation
 from weft.data.survey import Survey, survey
+from weft.data.task_report import baselines as task_baselines_of
+from weft.data.task_report import examples_report
 from weft.errors import WeftError
 from weft.report.formats import size
 from weft.runs.fingerprints import of_data, of_file
@@ -53,23 +56,26 @@ class DataConfig(Section):
 
 
 def prepare(
-    config: DataConfig, length: int, special: Sequence[str] = (), console: Console | None = None
+    config: DataConfig,
+    length: int,
+    special: Sequence[str] = (),
+    console: Console | None = None,
+    columns: Sequence[str] = (),
 ) -> PreparedData:
     """The tokens of both parts of the text, made now or read from the cache.
 
-    `length` is the rows' T, for what is said about them; `special` tokens are added to the tokenizer.
+    `length` is the rows' T, for what is said about them; `special` tokens are added to the tokenizer; `columns` are
+    what the task needs beside the text.
     Raises WeftError when the text cannot be read or is too little, or the cache cannot be written.
     """
     cache = Cache(config.cache)
     with Progress(console) as progress:
-        text = _surveyed(config.source.build(), config, cache, progress)
-        corpus = config.validation.given(config.source)
-        given = _surveyed(corpus, config, cache, progress) if corpus is not None else None
+        text, given = _both(config, cache, progress, columns)
         content = [text.survey.fingerprint, given.survey.fingerprint if given else None, config.validation.identity()]
-        key = of_data([_code(config), content, config.tokenizer.identity(), list(special)])
+        key = of_data([_code(config), content, config.tokenizer.identity(), list(special), list(columns)])
         folder = cache.make(
             f"tokens/{key}",
-            lambda folder: _fill(folder, config, text, given, special, progress),
+            lambda folder: _fill(folder, config, text, given, special, progress, columns),
             lambda folder: read_meta(folder) is not None,
         )
     meta = read_meta(folder)
@@ -78,9 +84,35 @@ def prepare(
     train = read_split(folder / "train", meta["lossless"]["train"])
     validation = read_split(folder / "validation", meta["lossless"]["validation"])
     fingerprint = of_data([*content, tokenizer.fingerprint])
-    notes = [*text.corpus.notes, *meta["report"]["warnings"], *config.packing.notes(train, length)]
+    shape = _cut(train, length) if columns else config.packing.notes(train, length)
+    read = [*text.notes, *(given.notes if given else ())]
+    notes = [*read, *meta["report"]["warnings"], *shape]
     report = {"source": text.corpus.name, "fingerprint": fingerprint, **meta["report"], "warnings": notes}
-    return PreparedData(tokenizer, train, validation, fingerprint, report)
+    labels = labels_of(train) if "label" in columns else ()
+    if labels:
+        report["labels"] = list(labels)
+    return PreparedData(tokenizer, train, validation, fingerprint, report, labels)
+
+
+def _both(
+    config: DataConfig, cache: Cache, progress: Progress, columns: Sequence[str]
+) -> tuple[Surveyed, Surveyed | None]:
+    """The source, and the text given for validation where there is one; both with the columns that are needed."""
+    corpora = [config.source.build(), config.validation.given(config.source)]
+    for corpus in corpora:
+        if corpus is not None:
+            corpus.need(columns)
+    text, given = (None if corpus is None else _surveyed(corpus, config, cache, progress) for corpus in corpora)
+    assert text is not None, "a source opens a corpus"
+    return text, given
+
+
+def _cut(train: TokenSplit, length: int) -> list[str]:
+    """What is said of examples that are longer than the model."""
+    cut = cut_count(train, length)
+    return [f"data: {cut:,} of {train.documents:,} training examples are longer than {length} tokens, and cut"] * bool(
+        cut
+    )
 
 
 def _surveyed(corpus: Corpus, config: DataConfig, cache: Cache, progress: Progress) -> Surveyed:
@@ -113,31 +145,36 @@ def _fill(
     given: Surveyed | None,
     special: Sequence[str],
     progress: Progress,
+    columns: Sequence[str],
 ) -> None:
     """Everything that lies in a folder of shards."""
     split = config.validation.split(text, given)
     tokenizer = train_tokenizer(config.tokenizer, split, special, progress)
     tokenizer.save(folder / "tokenizer.json")
-    measured: dict[str, Any] = {}
     total = text.survey.bytes + (given.survey.bytes if given else 0)
     verify = not config.tokenizer.exact
-    with baselines.Xz(split, total) as xz:
-        train = write_split(
-            folder / "train", progress.track(split.train(), "tokenising", split.train_bytes), tokenizer, verify
-        )
+    with baselines.Xz(split, total) if not columns else nullcontext() as xz:
+        training = progress.track(split.train(), "tokenising", split.train_bytes)
+        train = write_split(folder / "train", training, tokenizer, verify, columns)
         held_out = progress.track(split.validation(), "tokenising the validation text", split.validation_bytes)
-        validation = write_split(folder / "validation", held_out, tokenizer, verify)
+        validation = write_split(folder / "validation", held_out, tokenizer, verify, columns)
         if train.bytes + validation.bytes != total:
             raise WeftError(f"data.source = {text.corpus.name}: the text changed while it was read; run this again")
-        bits = xz.bits_per_byte(progress)
-        if bits is not None:
-            measured["xz"] = {"bits_per_byte": bits, "how": baselines.HOW}
+        bits = xz.bits_per_byte(progress) if xz else None
+    measured: dict[str, Any] = {} if bits is None else {"xz": {"bits_per_byte": bits, "how": baselines.HOW}}
+    examples: dict[str, Any] = {}
+    if columns:
+        parts = read_split(folder / "train", True), read_split(folder / "validation", True)
+        progress.update("looking at the examples", 0, 0)
+        examples = {"examples": examples_report(*parts, columns)}
+        progress.update("measuring simple methods", 0, 0)
+        measured = task_baselines_of(*parts, columns)
     notes = [
         *split.notes,
         *config.tokenizer.notes(tokenizer, train.bytes),
-        *_too_little(train, validation, tokenizer),
+        *(_too_little(train, validation, tokenizer) if not columns else ()),
         *_lossy(config.tokenizer.kind, train, validation),
-        *xz.notes,
+        *(xz.notes if xz else ()),
     ]
     report = {
         "documents": text.survey.documents + (given.survey.documents if given else 0),
@@ -152,6 +189,7 @@ def _fill(
         "validation": {**_counts(validation), "kind": split.kind},
         "baselines": measured,
         "warnings": notes,
+        **examples,
     }
     lossless = {"train": train.lossy is None, "validation": validation.lossy is None}
     write_meta(folder, {"lossless": lossless, "report": report})
@@ -160,7 +198,8 @@ def _fill(
 def train_tokenizer(config: TokenizerConfig, split: Split, special: Sequence[str], progress: Progress) -> Tokenizer:
     """The tokenizer for the training part of a text."""
     documents = progress.track(split.train(), "training the tokenizer", split.train_bytes)
-    return config.train((document.text for document in documents), split.train_bytes, special)
+    texts = (text for document in documents for text in (document.text, document.fields.get("target")) if text)
+    return config.train(texts, split.train_bytes, special)
 
 
 def fit_tokenizer(
@@ -170,14 +209,12 @@ def fit_tokenizer(
     what a person should hear."""
     cache = Cache(config.cache)
     with Progress(console) as progress:
-        text = _surveyed(config.source.build(), config, cache, progress)
-        corpus = config.validation.given(config.source)
-        given = _surveyed(corpus, config, cache, progress) if corpus is not None else None
+        text, given = _both(config, cache, progress, ())
         split = config.validation.split(text, given)
         if whole:
             split = replace(split, train=text.corpus.documents, train_bytes=text.survey.bytes)
         tokenizer = train_tokenizer(config.tokenizer, split, (), progress)
-    return tokenizer, split, [*text.corpus.notes, *config.tokenizer.notes(tokenizer, split.train_bytes)]
+    return tokenizer, split, [*text.notes, *config.tokenizer.notes(tokenizer, split.train_bytes)]
 
 
 def _counts(written: Written) -> dict[str, Any]:

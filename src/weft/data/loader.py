@@ -36,6 +36,11 @@ class Loader:
         self._epoch, self._row = 0, 0
 
     @property
+    def tokens_per_step(self) -> int:
+        """Targets of a batch of this rank."""
+        return self.rows * self.length
+
+    @property
     def epoch(self) -> int:
         """The epoch that the next row belongs to, from 0."""
         return self._epoch

@@ -1,20 +1,14 @@
-"""Bytes on disk to text, block by block: encodings, byte-order marks, gzip; what is wrong is said with its place."""
+"""Bytes to text, block by block: encodings, byte-order marks, lines; what is wrong is said with its place."""
 
 from __future__ import annotations
 
 import codecs
 import difflib
-import gzip
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
 
+from weft.data.unpacking import BLOCK, Readable, opened, packing_of
 from weft.errors import WeftError
-
-BLOCK = 1 << 18
-"""Bytes read at a time."""
 
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16's, which begins alike
@@ -22,47 +16,74 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+_SIGNS = {
+    b"\x1f\x8b": ".gz",
+    b"\xfd7zXZ\0": ".xz",
+    b"\x28\xb5\x2f\xfd": ".zst",
+    b"BZh": ".bz2",
+    b"PAR1": ".parquet",
+    b"PK\x03\x04": ".zip",
+}
+"""How files begin that are something else than text."""
 
 
-def blocks(path: Path, name: str, encoding: str = "utf-8") -> Iterator[str]:
-    """The text of a file, plain or .gz, in blocks; line ends stay as they are, a byte-order mark is dropped.
+def blocks(path: Path, name: str, encoding: str = "utf-8") -> Generator[str, None, None]:
+    """The text of a file, plain or packed, as `decoded` gives it."""
+    with opened(path, name, packing_of(path.name)) as file:
+        yield from decoded(file, name, encoding)
+
+
+def decoded(file: Readable, name: str, encoding: str = "utf-8") -> Iterator[str]:
+    """The text of a stream in blocks; line ends stay as they are, a byte-order mark is dropped.
 
     Raises WeftError with the line, the offset and the byte of what is not in that encoding.
     """
     decoder = codecs.getincrementaldecoder("utf-8-sig" if _is_utf8(encoding) else encoding)()
     line, offset = 1, 0
-    with _open(path, name) as file:
-        while True:
-            data = file.read(BLOCK)
-            if offset == 0:
-                _check_start(data, name, encoding)
-            waiting = len(decoder.getstate()[0])
-            try:
-                text = decoder.decode(data, final=not data)
-            except UnicodeDecodeError as error:
-                # what the decoder held back stands before this block
-                raise _not_in(encoding, name, line, offset - waiting, error) from None
-            if "\0" in text:
-                raise _binary(name)
-            line += text.count("\n")
-            offset += len(data)
-            if text:
-                yield text
-            if not data:
-                return
+    while True:
+        data = file.read(BLOCK) or b""
+        if offset == 0:
+            _check_start(data, name, encoding)
+        waiting = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            # what the decoder held back stands before this block
+            raise _not_in(encoding, name, line, offset - waiting, error) from None
+        if "\0" in text:
+            raise _binary(name)
+        line += text.count("\n")
+        offset += len(data)
+        if text:
+            yield text
+        if not data:
+            return
 
 
-def lines(path: Path, name: str, encoding: str = "utf-8") -> Iterator[str]:
-    """The lines of a file without their ends; only LF and CR LF end a line."""
+def lines(texts: Iterable[str], most: int) -> Iterator[str | None]:
+    """The lines of a text that comes in blocks, without their ends; only LF and CR LF end a line.
+
+    None stands for a line of more than `most` characters, as soon as that is known; it is never held whole.
+    """
     begun: list[str] = []  # of a line that goes on in the next block
-    for block in blocks(path, name, encoding):
+    length, dropped = 0, False
+    for block in texts:
         first, *others = block.split("\n")
-        begun.append(first)
-        for following in others:
-            yield "".join(begun).removesuffix("\r")
-            begun = [following]
-    if last := "".join(begun):
-        yield last
+        length += len(first)
+        if not dropped:
+            begun.append(first)
+            if length > most:
+                dropped, begun = True, []
+                yield None
+        if others:
+            if not dropped:
+                yield "".join(begun).removesuffix("\r")
+            *whole, last = others
+            for line in whole:
+                yield line.removesuffix("\r") if len(line) <= most else None
+            begun, length, dropped = [last], len(last), False
+    if length and not dropped:
+        yield "".join(begun) if length <= most else None
 
 
 def missing(path: Path) -> WeftError:
@@ -95,18 +116,6 @@ def _is_utf8(encoding: str) -> bool:
     return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
 
 
-@contextmanager
-def _open(path: Path, name: str) -> Iterator[BinaryIO]:
-    packed = path.suffix.lower() == ".gz"
-    try:
-        with gzip.open(path) if packed else path.open("rb") as file:
-            yield cast(BinaryIO, file)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise WeftError(f"{name}: a damaged .gz file ({error}); get it again") from None
-    except OSError as error:
-        raise WeftError(f"{name}: cannot be read ({error.strerror or error})") from None
-
-
 def _check_start(data: bytes, name: str, encoding: str) -> None:
     wide = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
     if wide:
@@ -117,6 +126,9 @@ def _check_start(data: bytes, name: str, encoding: str) -> None:
                 f"{name}: begins with the mark of {found.upper()} ({mark.hex(' ').upper()}), not {encoding}; set"
                 f" data.source.encoding={found}, or convert it to UTF-8 (iconv -f {found} -t utf-8)"
             )
+    for sign, ending in _SIGNS.items():
+        if data.startswith(sign) and (not sign.isascii() or b"\0" in data):
+            raise WeftError(f"{name}: begins as a {ending} file does, and is no text; name it by its ending ({ending})")
     if b"\0" in data:
         raise _binary(name)
 

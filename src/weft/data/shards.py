@@ -6,13 +6,19 @@ train/bytes.npy        how many bytes of UTF-8 each document has
 train/ids.npy          all documents' names as UTF-8
 train/id_offsets.npy   where each name begins
 validation/...  tokenizer.json  meta.json
+
+Where a task needs columns beside the text, the text and each column are kept as UTF-8 too (text.npy, text_offsets.npy,
+label.npy, ...), and what is to be written, the target, also as tokens (target_tokens.npy, target_token_offsets.npy).
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -34,7 +40,7 @@ class TokenSplit:
     """The tokens of one part of a text, and where its documents lie in them."""
 
     arrays: Mapping[str, NDArray[Any]]
-    """tokens (N), offsets (D + 1), bytes (D), ids, id_offsets (D + 1)"""
+    """tokens (N), offsets (D + 1), bytes (D), ids, id_offsets (D + 1); columns that a task needs"""
     lossless: bool = True
     """the tokens decode to the text exactly; where they do not, bits per byte would not be what it says"""
 
@@ -56,8 +62,15 @@ class TokenSplit:
     @cached_property
     def ids(self) -> list[str]:
         """The documents' names."""
-        names, offsets = self.arrays["ids"].tobytes(), self.arrays["id_offsets"].tolist()
-        return [names[start:end].decode(errors="surrogateescape") for start, end in pairwise(offsets)]
+        return self._strings("ids", "id_offsets")
+
+    def column(self, name: str) -> list[str]:
+        """The text or another column of every document, where the shards were made for a task that needs it."""
+        return self._strings(name, f"{name}_offsets")
+
+    def _strings(self, name: str, offsets: str) -> list[str]:
+        data, bounds = self.arrays[name].tobytes(), self.arrays[offsets].tolist()
+        return [data[start:end].decode(errors="surrogateescape") for start, end in pairwise(bounds)]
 
     @cached_property
     def bytes_per_token(self) -> NDArray[np.float64]:
@@ -75,6 +88,8 @@ class PreparedData:
     fingerprint: str
     """SHA-256 over text, split and tokenizer: the same data, wherever and whenever prepared"""
     report: dict[str, Any]
+    labels: tuple[str, ...] = ()
+    """the classes, in the order of their numbers, where the task has labels"""
 
 
 @dataclass
@@ -111,36 +126,110 @@ class _Array:
         np.lib.format.write_array_header_1_0(self.file, described)
 
 
-def write_split(folder: Path, documents: Iterable[Document], tokenizer: Tokenizer, verify: bool) -> Written:
-    """Tokenise documents into `folder`, in constant memory; `verify` decodes them again to see whether they survive."""
+class _Strings:
+    """Texts one after the other, and where each begins."""
+
+    def __init__(self, folder: Path, name: str, offsets: str) -> None:
+        self.data, self.offsets = _Array(folder / f"{name}.npy", np.uint8), _Array(folder / f"{offsets}.npy", np.int64)
+        self.offsets.append([0])
+
+    def append(self, text: str) -> int:
+        data = text.encode(errors="surrogateescape")
+        self.data.append(np.frombuffer(data, np.uint8))
+        self.offsets.append([self.data.length])
+        return len(data)
+
+    def close(self) -> None:
+        self.data.close()
+        self.offsets.close()
+
+
+class _Tokens:
+    """Texts as tokens one after the other, each with its end, and where each begins."""
+
+    def __init__(self, folder: Path, name: str, offsets: str, tokenizer: Tokenizer) -> None:
+        width = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
+        self.end = tokenizer.end_of_document
+        self.data, self.offsets = _Array(folder / f"{name}.npy", width), _Array(folder / f"{offsets}.npy", np.int64)
+        self.offsets.append([0])
+
+    def append(self, ids: list[int]) -> int:
+        self.data.append(ids)
+        self.data.append([self.end])
+        self.offsets.append([self.data.length])
+        return len(ids) + 1
+
+    def close(self) -> None:
+        self.data.close()
+        self.offsets.close()
+
+
+def write_split(
+    folder: Path, documents: Iterable[Document], tokenizer: Tokenizer, verify: bool, columns: Sequence[str] = ()
+) -> Written:
+    """Tokenise documents into `folder`, in constant memory; `verify` decodes them again to see whether they survive.
+
+    `columns` are those that the task needs beside the text.
+    """
     folder.mkdir()
-    width = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
-    types = {"tokens": width, "offsets": np.int64, "bytes": np.int64, "ids": np.uint8, "id_offsets": np.int64}
-    arrays = {name: _Array(folder / f"{name}.npy", dtype) for name, dtype in types.items()}
     written = Written()
-    try:
-        arrays["offsets"].append([0])
-        arrays["id_offsets"].append([0])
-        for batch in _batches(documents):
-            texts = [document.text for document in batch]
-            encoded = tokenizer.encode_batch(texts)
-            for document, ids in zip(batch, encoded, strict=True):
-                if verify and written.lossy is None and tokenizer.decode(ids, skip_special=False) != document.text:
+    kept = ("text", *columns) if columns else ()
+    with ExitStack() as stack:
+        tokens = stack.enter_context(closing(_Tokens(folder, "tokens", "offsets", tokenizer)))
+        ids = stack.enter_context(closing(_Strings(folder, "ids", "id_offsets")))
+        sizes = stack.enter_context(closing(_Array(folder / "bytes.npy", np.int64)))
+        strings = {name: stack.enter_context(closing(_Strings(folder, name, f"{name}_offsets"))) for name in kept}
+        targets = None
+        if "target" in kept:
+            targets = stack.enter_context(closing(_Tokens(folder, "target_tokens", "target_token_offsets", tokenizer)))
+        for batch, encoded, encoded_targets in _encoded(documents, tokenizer, targets is not None):
+            if targets is not None:
+                for target in encoded_targets:
+                    targets.append(target)
+            for document, found in zip(batch, encoded, strict=True):
+                if verify and written.lossy is None and tokenizer.decode(found, skip_special=False) != document.text:
                     written.lossy = document.id
-                name, size = document.id.encode(errors="surrogateescape"), len(document.text.encode())
-                arrays["tokens"].append(ids)
-                arrays["tokens"].append([tokenizer.end_of_document])
-                arrays["ids"].append(np.frombuffer(name, np.uint8))
+                size = len(document.text.encode())
+                ids.append(document.id)
+                for name, array in strings.items():
+                    array.append(document.text if name == "text" else document.fields[name])
+                sizes.append([size])
                 written.documents += 1
                 written.bytes += size
-                written.tokens += len(ids) + 1
-                arrays["offsets"].append([written.tokens])
-                arrays["bytes"].append([size])
-                arrays["id_offsets"].append([arrays["ids"].length])
-    finally:
-        for array in arrays.values():
-            array.close()
+                written.tokens += tokens.append(found)
     return written
+
+
+def in_memory(texts: Sequence[str], tokenizer: Tokenizer) -> TokenSplit:
+    """A few texts as a split that lies on no disk: their tokens, nothing else."""
+    encoded = tokenizer.encode_batch(texts)
+    end = tokenizer.end_of_document
+    tokens = np.asarray([token for ids in encoded for token in (*ids, end)], np.int64)
+    offsets = np.cumsum([0, *(len(ids) + 1 for ids in encoded)])
+    sizes = np.asarray([len(text.encode()) for text in texts], np.int64)
+    return TokenSplit({"tokens": tokens, "offsets": offsets, "bytes": sizes})
+
+
+Encoded = tuple[list[Document], list[list[int]], list[list[int]]]
+"""A batch of documents, the tokens of each one's text, and of its target where it is asked for."""
+
+
+def _encoded(documents: Iterable[Document], tokenizer: Tokenizer, with_targets: bool) -> Iterator[Encoded]:
+    """Batches of documents with their tokens, in order; while one is written, the next ones are read and encoded."""
+
+    def encode(batch: list[Document]) -> Encoded:
+        targets = [document.fields["target"] for document in batch] if with_targets else []
+        return batch, tokenizer.encode_batch([document.text for document in batch]), tokenizer.encode_batch(targets)
+
+    # two at a time: the last long document of one leaves cores to the other
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        waiting: deque[Future[Encoded]] = deque()
+        for batch in _batches(documents):
+            waiting.append(pool.submit(encode, batch))
+            if len(waiting) > 2:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:

@@ -1,4 +1,4 @@
-"""Sources: where text comes from. `data.source` is the name of a kind, or the path of a file or folder."""
+"""Sources: where text comes from. `data.source` is the name of a kind, the path of a file or folder, or `hf:name`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ class Source(Part, slot="source", default="python-docs"):
 
     @classmethod
     def expand_short(cls, raw: Any) -> Any:
-        """A string that is no kind but looks like a path, or a mapping with only a `path`, means `files`."""
+        """What is no kind but looks like a path, or a mapping with only a `path`, is `files`; `hf:name` is `hf`."""
+        if isinstance(raw, str) and raw.startswith("hf:"):
+            name, _, configuration = raw.removeprefix("hf:").partition(":")
+            return {"kind": "hf", "name": name, "config": configuration or None}
         if isinstance(raw, str) and raw not in cls.kinds and _like_a_path(raw):
             return {"kind": "files", "path": raw}
         if isinstance(raw, Mapping) and "path" in raw and "kind" not in raw:
@@ -24,8 +27,12 @@ class Source(Part, slot="source", default="python-docs"):
 
     @classmethod
     def short_schema(cls) -> dict[str, Any]:
-        """A kind's name, or a path."""
+        """A kind's name, a path, or `hf:name`."""
         return {"anyOf": [super().short_schema(), {"type": "string"}]}
+
+    def elsewhere(self, path: str) -> Source:
+        """The source of other text, at `path`, that is read as this one is; where this has no place, of files there."""
+        return Source.choose({"kind": "files", "path": path})
 
     def build(self) -> Corpus:
         """The documents, ready to be read.

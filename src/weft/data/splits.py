@@ -10,7 +10,6 @@ from pydantic import Field
 
 from weft.config import Part, semantic
 from weft.data.documents import Corpus, Document
-from weft.data.files import Files
 from weft.data.sources import Source
 from weft.data.survey import Survey
 from weft.errors import WeftError
@@ -26,6 +25,11 @@ class Surveyed:
 
     corpus: Corpus
     survey: Survey
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should hear about it, what reading left out included."""
+        return (*self.corpus.notes, *self.survey.left_out)
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,10 @@ class HashValidation(Validation, kind="hash"):
 
 
 class TailValidation(Validation, kind="tail"):
-    """The end of the text, by characters: the first int(n x (1 - share)) are for training, the others are held out."""
+    """The end of the text, by characters: the first int(n x (1 - share)) are for training, the others are held out.
+
+    Examples (documents whose label or target a task needs) are not cut: the one at the border is held out.
+    """
 
     share: float = Field(0.1, gt=0, lt=1)
     """which part of the characters is held out"""
@@ -113,6 +120,8 @@ class TailValidation(Validation, kind="tail"):
         corpus, survey = text.corpus, text.survey
         if survey.characters < 2:
             raise WeftError(f"data.source = {corpus.name}: {survey.characters} character is too little to split")
+        if corpus.needed and survey.documents < 2:
+            raise WeftError(f"data.source = {corpus.name}: {survey.documents} example is too little to split")
         kept = min(max(1, int(survey.characters * (1 - self.share))), survey.characters - 1)
         # bytes of the parts as if all characters were equally wide: for progress and samples, not for measures
         train_bytes = survey.bytes * kept // survey.characters
@@ -129,11 +138,10 @@ class FileValidation(Validation, kind="file"):
     """A text given for validation, taken as it is; the source is then all for training."""
 
     path: str
-    """a file or folder, read as the source is"""
+    """a file or folder, read as the source is; for a data set from the Hugging Face hub, another of its splits"""
 
     def given(self, source: Source) -> Corpus | None:
-        same = source if isinstance(source, Files) else Files(path=self.path)
-        return same.model_copy(update={"path": self.path}).build()
+        return source.elsewhere(self.path).build()
 
     def split(self, text: Surveyed, given: Surveyed | None) -> Split:
         assert given is not None, "`given` names a corpus"
@@ -148,12 +156,15 @@ class FileValidation(Validation, kind="file"):
 
 
 def _first(corpus: Corpus, characters: int) -> Iterator[Document]:
-    """The documents up to that many characters; the one at the border is cut there."""
+    """The documents up to that many characters, at least one; the one at the border is cut, unless needed whole."""
     left = characters
     for document in corpus.documents():
         if left <= 0:
             return
-        yield document if len(document.text) <= left else replace(document, text=document.text[:left])
+        if len(document.text) <= left or (corpus.needed and left == characters):
+            yield document
+        elif not corpus.needed:
+            yield replace(document, text=document.text[:left])
         left -= len(document.text)
 
 
@@ -161,8 +172,8 @@ def _beyond(corpus: Corpus, characters: int) -> Iterator[Document]:
     """What `_first` leaves out; the rest of the document at the border is called `id:tail`."""
     left = characters
     for document in corpus.documents():
-        if left <= 0:
+        if left <= 0 or (corpus.needed and len(document.text) > left != characters):
             yield document
-        elif len(document.text) > left:
+        elif len(document.text) > left and not corpus.needed:
             yield replace(document, id=f"{document.id}:tail", text=document.text[left:])
         left -= len(document.text)
