@@ -43,9 +43,38 @@ class PlainGpt(nn.Module):
                 small = name.endswith(("out.weight", "down.weight"))
                 nn.init.normal_(parameter, std=0.02 / (math.sqrt(2 * layers) if small else 1))
 
-    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
+    def logits(self, tokens: Tensor) -> Tensor:
         x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1]))
         for block in self.blocks:
             x = block(x)
-        logits = self.head(self.norm(x))
+        return self.head(self.norm(x))
+
+    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        logits = self.logits(tokens)
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
+
+
+def hugging_face(plain: PlainGpt) -> nn.Module:
+    """Hugging Face's GPT-2 with the plain model's weights, dropout off."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    vocabulary, width = plain.tokens.weight.shape
+    config = GPT2Config(
+        vocab_size=vocabulary, n_positions=len(plain.positions.weight), n_embd=width, n_layer=len(plain.blocks),
+        n_head=plain.blocks[0].heads, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+        activation_function="gelu", bos_token_id=0, eos_token_id=0, use_cache=False,
+    )  # fmt: skip
+    model = GPT2LMHeadModel(config)
+    found = {"transformer.wte.weight": plain.tokens.weight, "transformer.wpe.weight": plain.positions.weight}
+    modules = [("transformer.ln_f", plain.norm)]
+    for number, block in enumerate(plain.blocks):
+        here = f"transformer.h.{number}"
+        modules += [(f"{here}.ln_1", block.norm_1), (f"{here}.ln_2", block.norm_2)]
+        modules += [(f"{here}.attn.c_attn", block.qkv), (f"{here}.attn.c_proj", block.out)]
+        modules += [(f"{here}.mlp.c_fc", block.up), (f"{here}.mlp.c_proj", block.down)]
+    for name, module in modules:
+        found[f"{name}.bias"] = module.bias
+        found[f"{name}.weight"] = module.weight.t() if module.weight.ndim == 2 else module.weight  # their Conv1D
+    found["lm_head.weight"] = plain.tokens.weight
+    model.load_state_dict({name: value.detach().clone() for name, value in found.items()})
+    return model

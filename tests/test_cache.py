@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import parts
@@ -10,9 +11,12 @@ import torch
 from properties import close, logits, tokens
 from torch import Tensor
 
-from weft.errors import WeftError
+from weft.errors import ConfigError, WeftError
+from weft.models.build import build
+from weft.models.cost import total
 from weft.models.transformer import Transformer
-from weft.nn import Cache, Inputs
+from weft.nn import Cache, Dims, DotProduct, Inputs, Window
+from weft.nn.cache import SLACK
 
 DECODERS: dict[str, dict[str, Any]] = {
     "rotary": {"n_layers": 2, "positions": "rotary", "block": {"attention": {"n_kv_heads": 2}}},
@@ -177,3 +181,169 @@ def test_a_cache_keeps_no_gradients(model: Transformer) -> None:
     held = [entry.k_BGSK for entry in cache.entries if entry is not None]
     assert held
     assert not any(tensor is None or tensor.requires_grad for tensor in held)
+
+
+# --- the ring of a window ---
+
+WINDOWS: dict[str, dict[str, Any]] = {
+    "one window": {"positions": "rotary", "block": {"attention": {"mask": {"kind": "window", "size": 3}}}},
+    "biased": {
+        "positions": "alibi",
+        "block": {"attention": {"n_heads": 4, "n_kv_heads": 2, "mask": {"kind": "window", "size": 5}}},
+    },
+    "two windows and all": {
+        "n_layers": 3,
+        "positions": "sinusoidal",
+        "pattern": [{"attention": {"mask": {"kind": "window", "size": size}}} for size in (2, 4)] + [{}],
+    },
+}
+
+
+def windowed(name: str = "one window", **attention: Any) -> Transformer:
+    decoder = {"n_layers": 2, **WINDOWS[name]}
+    if attention:
+        decoder["block"] = {"attention": {**WINDOWS[name]["block"]["attention"], **attention}}
+    return parts.small(decoder, max_length=512)
+
+
+@pytest.mark.parametrize("slack", [0, 2, 7, SLACK])
+@pytest.mark.parametrize("name", WINDOWS)
+def test_a_window_goes_on_beyond_its_ring(name: str, slack: int) -> None:
+    """Tokens one by one, in twos, and more at once than the ring holds."""
+    model = windowed(name)
+    x_BT = tokens(model, 2, 75)
+    whole = logits(model, x_BT)
+    for sizes in (1, 2, 3, 8, [1, 40, 1, 1, 2, 9, 1, 20], [30, 1, 2, 3, 4, 5, 30]):
+        cache = model.new_cache(2, slack=slack)
+        close(torch.cat([logits(model, piece, cache) for piece in x_BT.split(sizes, dim=1)], dim=1), whole)
+
+
+def step_of(pieces: list[Tensor], left: bool) -> Inputs:
+    """A row for each piece, padded on one side with tokens that matter to nobody."""
+    longest = max(1, *map(len, pieces))
+    tokens_BT = torch.full((len(pieces), longest), 7)
+    valid_BT = torch.zeros(len(pieces), longest, dtype=torch.bool)
+    for row, piece in enumerate(pieces):
+        place = slice(longest - len(piece), longest) if left else slice(0, len(piece))
+        tokens_BT[row, place], valid_BT[row, place] = piece, True
+    return Inputs(tokens_BT=tokens_BT, valid_BT=valid_BT)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rows_of_a_ring_do_whatever_comes_to_mind(seed: int) -> None:
+    """Uneven steps, waiting rows, branches, rows that leave or come, tokens taken back: each goes on as if alone."""
+    draw, slack = random.Random(seed), seed % 4
+    model = windowed(sorted(WINDOWS)[seed % 3])
+    texts, highest = [torch.zeros(0, dtype=torch.long)] * 3, [0, 0, 0]
+    cache = model.new_cache(3, slack=slack)
+
+    def grow(cache: Cache, texts: list[Tensor]) -> list[Tensor]:
+        sizes = [draw.choice([0, 1, 1, 1, 2, draw.randrange(12)]) for _ in texts]
+        sizes[draw.randrange(len(texts))] += 1
+        pieces = [torch.tensor(draw.choices(range(11), k=size), dtype=torch.long) for size in sizes]
+        inputs = step_of(pieces, left=draw.random() < 0.5)
+        found = logits(model, inputs, cache)
+        for row, (text, piece) in enumerate(zip(texts, pieces, strict=True)):
+            assert inputs.valid_BT is not None
+            if len(piece):
+                expected = logits(model, torch.cat([text, piece])[None])[0, len(text) :]
+                close(found[row, inputs.valid_BT[row]], expected)
+        return [torch.cat(pair) for pair in zip(texts, pieces, strict=True)]
+
+    for _ in range(25):
+        what = draw.choice(["grow", "grow", "grow", "select", "join", "rewind"])
+        if what == "select":
+            rows = draw.choices(range(len(texts)), k=draw.choice([2, 3]))
+            cache.select(rows)
+            texts, highest = [texts[row] for row in rows], [highest[row] for row in rows]
+        elif what == "join" and len(texts) < 5:
+            more = model.new_cache(1, slack=slack)
+            new = [torch.zeros(0, dtype=torch.long)]
+            for _ in range(draw.randrange(3)):
+                new = grow(more, new)
+            cache.join(more)
+            texts, highest = texts + new, [*highest, len(new[0])]
+        elif what == "rewind":
+            back = [
+                draw.randint(0, max(0, len(text) - max(0, high - slack)))
+                for text, high in zip(texts, highest, strict=True)
+            ]
+            cache.rewind(back)
+            texts = [text[: len(text) - count] for text, count in zip(texts, back, strict=True)]
+        else:
+            texts = grow(cache, texts)
+            highest = [max(high, len(text)) for high, text in zip(highest, texts, strict=True)]
+        assert cache.lengths == list(map(len, texts))
+
+
+def test_a_ring_does_not_grow_with_the_text() -> None:
+    ring, full = windowed(), windowed(cache="full")
+    x_BT = tokens(ring, 2, 400)
+    ring_cache, full_cache, held = ring.new_cache(2, slack=5), full.new_cache(2), set()
+    for piece in x_BT.split([300, *[1] * 90, 10], dim=1):
+        close(logits(ring, piece, ring_cache), logits(full, piece, full_cache))
+        held.add(ring_cache.bytes)
+    # 2 layers x 2 rows x (keys and values) x 4 heads x (a window of 3 and 5 more) x 4 channels x 8 bytes
+    assert held == {2 * 2 * 2 * 4 * 8 * 4 * 8}
+    assert full_cache.bytes > 100 * 2 * 2 * 2 * 4 * 4 * 8
+
+
+def test_a_window_s_declared_cache_is_what_its_ring_holds() -> None:
+    for length in (10, 100, 400):
+        model = windowed()
+        cache = model.new_cache(1)
+        logits(model, tokens(model, 1, length), cache)
+        slots = min(length, 3 + SLACK)
+        assert total(model, length).cache * length == pytest.approx(2 * 2 * 16 * slots)
+        assert cache.bytes == 2 * 2 * 16 * 8 * (3 + SLACK), "at least 64 slots, where so many may be needed"
+
+
+def test_a_window_s_cache_is_said_aloud() -> None:
+    window = DotProduct(mask=Window(size=8))
+    assert window.derived(Dims(16, 24, 11))[-1] == "cache not given: the window's 8 keys, and 16 that may be taken back"
+    for silent in (DotProduct(), DotProduct(mask=Window(size=8), cache="full")):
+        assert not any("cache" in line for line in silent.derived(Dims(16, 24, 11)))
+    assert not any("cache" in line for line in window.derived(Dims(16, 24, 11, causal=False))), "an encoder has none"
+
+
+def test_a_ring_refuses_to_go_back_beyond_its_slack() -> None:
+    model = windowed("two windows and all")
+    texts = texts_of(model, 20, 9)
+    cache = model.new_cache(2, slack=3)
+    logits(model, step_of(texts, left=False), cache)
+    with pytest.raises(WeftError, match=r"cannot go back to 16 tokens: the row had 20.* a slack of 3; ask") as caught:
+        cache.rewind([4, 0])
+    assert "\n" not in str(caught.value)
+    assert cache.lengths == [20, 9], "nothing was taken back"
+    cache.rewind([2, 3])
+    with pytest.raises(WeftError, match="cannot go back to 16 tokens"):  # not in two steps either
+        cache.rewind([2, 0])
+    logits(model, step_of([texts[0][18:19], texts[1][:0]], left=False), cache)
+    with pytest.raises(WeftError, match="cannot go back to 16 tokens: the row had 20"):  # nor when it went on between
+        cache.rewind([3, 0])
+    cache.rewind([2, 0])
+    go_on_alone(model, cache, [texts[0][:17], texts[1][:6]], steps=8)
+
+
+def test_all_may_be_taken_back_while_nothing_was_pushed_out() -> None:
+    model = windowed()
+    (text,) = texts_of(model, 5)
+    cache = model.new_cache(1, slack=2)
+    logits(model, text[None], cache)
+    cache.rewind(5)
+    go_on_alone(model, cache, [text[:0]], steps=9)
+
+
+def test_rings_of_another_slack_do_not_join() -> None:
+    model = windowed()
+    with pytest.raises(WeftError, match="the same windows and slack"):
+        model.new_cache(1, slack=2).join(model.new_cache(1, slack=3))
+
+
+def test_a_ring_is_refused_where_all_is_seen() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build({**parts.SIZES, "decoder": {"block": {"attention": {"cache": "window"}}}})
+    assert caught.value.problems == [
+        "decoder.block.attention.cache = 'window': an attention with mask: none sees all that came before,"
+        " so its cache is full"
+    ]

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from weft.cli import generate
 from weft.errors import WeftError
-from weft.generation import Sampling
+from weft.generation import Sampling, Searching, stream
+from weft.generation import generate as weft_generate
 from weft.models.build import build
 from weft.models.transformer import Transformer
 from weft.text.tokenizers import Tokenizer, TokenizerConfig
@@ -31,6 +32,11 @@ def alphabet(stop_after: int | None = None) -> Transformer:
     with torch.no_grad():
         model.embedding.tokens.weight.copy_(torch.eye(257))
         model.heads["lm"].projection.weight.copy_(100 * torch.eye(257).roll(1, 0))
+    return interrupted(model, stop_after)
+
+
+def interrupted(model: Transformer, stop_after: int | None) -> Transformer:
+    """The model, at whose forward of that number Ctrl-C is pressed."""
     steps: list[int] = []
 
     def press(*given: Any) -> None:
@@ -42,22 +48,41 @@ def alphabet(stop_after: int | None = None) -> Transformer:
     return model
 
 
+def greeter(stop_after: int | None = None) -> Transformer:
+    """It reads anything and writes "hi"; its user presses Ctrl-C at a step."""
+    block = {"attention": "none", "feedforward": "none", "cross_attention": "dot-product"}
+    declaration = {"d_model": 260, "vocab_size": 260, "max_length": 64, "embedding": {"tied": False},
+                   "encoder": {"n_layers": 1}, "decoder": {"n_layers": 1, "norm": "none", "block": block}}  # fmt: skip
+    model = build(declaration)
+    end = BYTES.end_of_document
+    with torch.no_grad():
+        model.decoder.blocks[0].cross_attention.value.weight.zero_()
+        model.embedding.tokens.weight.copy_(torch.eye(260))
+        model.heads["lm"].projection.weight.zero_()
+        for before, after in [(end, ord("h")), (ord("h"), ord("i")), (ord("i"), end)]:
+            model.heads["lm"].projection.weight[after, before] = 50
+    return interrupted(model, stop_after)
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Any:
     app = typer.Typer()
     app.command()(generate.command)
 
     def load_model(name: str, device: str) -> tuple[Transformer, Tokenizer]:
-        assert name == "runs/demo"
-        return alphabet(stop_after=stop_after), BYTES
+        if name == "runs/encoder":
+            return build({"vocab_size": 260, "d_model": 16, "encoder": {"n_layers": 1}}), BYTES
+        return {"runs/demo": alphabet, "runs/greeter": greeter}[name](stop_after=stop_after), BYTES
 
     stop_after = None
     monkeypatch.setattr("weft.hub.load_model", load_model)
 
-    def call(*arguments: str, given: str | bytes = "", ctrl_c: int | None = None) -> tuple[str, str, int]:
+    def call(
+        *arguments: str, given: str | bytes = "", ctrl_c: int | None = None, name: str = "runs/demo"
+    ) -> tuple[str, str, int]:
         nonlocal stop_after
         stop_after = ctrl_c
-        result = CliRunner().invoke(app, ["runs/demo", "--device", "cpu", *arguments], input=given)
+        result = CliRunner().invoke(app, [name, "--device", "cpu", *arguments], input=given)
         if isinstance(result.exception, WeftError):
             raise result.exception
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
@@ -198,3 +223,60 @@ def test_a_terminal_shows_the_prompt_dim_no_control_characters_and_the_speed(mon
     assert out.getvalue() == "\x1b[2m␘\x1b[0m␙␚␛␜\n"
     assert err.getvalue().startswith("\x1b[2m4 tokens in 0.0 s: ")
     assert "tokens/s" in err.getvalue()
+
+
+# --- an encoder-decoder answers ---
+
+
+def test_an_encoder_decoder_answers(run: Any) -> None:
+    assert run("--prompt", "hello", name="runs/greeter") == ("hi\n", "", 0)
+    assert run(given="hello\n", name="runs/greeter") == ("hi\n", "", 0)
+    assert run("--prompt", "hello", "--max-tokens", "1", "--beams", "1", name="runs/greeter")[0] == "h\n"
+
+
+def test_how_an_answer_was_searched_stands_beside_it(run: Any) -> None:
+    options = ["--beams", "3", "--length-penalty", "0.5", "--max-tokens", "9"]
+    said = json.loads(run("--prompt", "hello", "--json", *options, name="runs/greeter")[0])
+    assert said["searching"] == {"beams": 3, "length_penalty": 0.5, "max_tokens": 9}
+    assert said["texts"] == [{"text": "hi", "tokens": 3, "finish": "end"}]
+    cut = json.loads(run("--prompt", "hello", "--json", "--max-tokens", "1", "--beams", "1", name="runs/greeter")[0])
+    assert cut["texts"] == [{"text": "h", "tokens": 1, "finish": "length"}]
+
+
+def test_search_options_have_the_defaults_that_the_help_says() -> None:
+    parameters = inspect.signature(generate.command, eval_str=True).parameters
+    for name in ("beams", "length_penalty"):
+        assert f"[{Searching.model_fields[name].default}]" in parameters[name].annotation.__metadata__[0].help
+
+
+def test_options_of_the_other_kind_of_model_are_refused(run: Any) -> None:
+    with pytest.raises(WeftError, match=r"^--temperature, --top-k: this model answers by a search .* leave them out$"):
+        run("--prompt", "a", "--temperature", "0.5", "--top-k", "3", name="runs/greeter")
+    with pytest.raises(WeftError, match=r"^--number: this model answers by a search .* leave it out$"):
+        run("--prompt", "a", "--number", "2", name="runs/greeter")
+    with pytest.raises(WeftError, match=r"^--beams: this model is a decoder: .* leave it out$"):
+        run("--prompt", "a", "--beams", "2")
+    with pytest.raises(WeftError, match="beams = 0: should be"):
+        run("--prompt", "a", "--beams", "0", name="runs/greeter")
+
+
+def test_an_encoder_writes_nothing(run: Any) -> None:
+    with pytest.raises(WeftError, match=r"^this model is an encoder: it reads and writes nothing"):
+        run("--prompt", "a", name="runs/encoder")
+
+
+def test_ctrl_c_in_a_search_leaves_no_answer(run: Any) -> None:
+    assert run("--prompt", "hello", ctrl_c=2, name="runs/greeter") == ("", "", 130)
+
+
+def test_python_answers_too() -> None:
+    model = greeter()
+    assert weft_generate(model, BYTES, ["hello", "", "you"], beams=2) == ["hi"] * 3
+    assert weft_generate(model, BYTES, "hello", max_tokens=1, beams=1) == "h"
+    assert weft_generate(model, BYTES, []) == []
+    with pytest.raises(WeftError, match="temperature: no such option"):
+        weft_generate(model, BYTES, "hello", temperature=0.5)
+    with pytest.raises(WeftError, match="use_cache"):
+        weft_generate(model, BYTES, "hello", use_cache=False)
+    with pytest.raises(WeftError, match="comes whole"):
+        stream(model, BYTES, ["hello"])

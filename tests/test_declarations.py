@@ -285,7 +285,8 @@ def test_all_problems_at_once_each_with_its_path_and_the_nearest_name() -> None:
         "'dropout': an override is written path=value",
         "d_model = -1: should be greater than 0",
         "decoder.norm.epsilon = 'small': should be a valid number",
-        "decoder.positions: no positions called 'rotry'; did you mean 'rotary'? (known: learned, none, rotary)",
+        "decoder.positions: no positions called 'rotry'; did you mean 'rotary'? (known: alibi, learned, none, rotary,"
+        " rotary-alibi, sinusoidal)",
         "decoder.n_layer: no such option; did you mean 'n_layers'? (decoder has: n_layers, ",
         f"{attention}.n_head: no such option; did you mean 'n_heads'? ({attention} (dot-product) has: ",
         f"{feedforward}.witdh: no such option; did you mean 'width'? ({feedforward} (gelu) has: ",

@@ -24,10 +24,28 @@ SMALL = [
     "train.sample_tokens=4",
     "model.d_model=32",
     "model.max_length=32",
-    "model.decoder.n_layers=1",
-    "model.decoder.block.attention.n_heads=2",
     "data.validation={kind: hash, share: 0.01}",
 ]
+STACKS = {"classifier": ("encoder",), "translator": ("encoder", "decoder")}
+"""What the bundled recipes that are no decoder train."""
+REVIEWS = [("The food was good and warm.", "good"), ("Never again, it was cold.", "bad")]
+PAIRS = [("Good morning.", "Chào buổi sáng."), ("Good night.", "Chúc ngủ ngon.")]
+
+
+def small(recipe: str) -> list[str]:
+    """Overrides that make a recipe's model small."""
+    layers = [f"model.{stack}.n_layers=1" for stack in STACKS.get(recipe, ("decoder",))]
+    heads = [f"model.{stack}.block.attention.n_heads=2" for stack in STACKS.get(recipe, ("decoder",))]
+    return [*SMALL, *layers, *heads]
+
+
+def files_of_a_reader(folder: Path) -> None:
+    """The files that the pages speak of."""
+    (folder / "notes.txt").write_text("The quick brown fox jumps over the lazy dog.\n" * 400, encoding="utf-8")
+    reviews = "".join(f'"{text}",{label}\n' for text, label in REVIEWS * 20)
+    (folder / "reviews.csv").write_text("text,label\n" + reviews, encoding="utf-8")
+    pairs = "".join(f"{number} {text}\t{target}\n" for number in range(20) for text, target in PAIRS)
+    (folder / "pairs.tsv").write_text("en\tvi\n" + pairs, encoding="utf-8")
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:
@@ -61,23 +79,21 @@ def run_command(command: str, folder: Path) -> None:
         return
     assert words[0] == "weft", f"a command that this test cannot run: {command}"
     if words[1] == "train" and not (folder / words[2]).is_dir():
-        words[3:3] = SMALL
-        if any(word.startswith("model.decoder.block.feedforward=") for word in words):
-            words.remove("model.decoder.n_layers=1")  # the page's own override stands
+        words[3:3] = small(words[2])  # before the page's own overrides, which stand
     run([sys.executable, "-m", "weft.cli.main", *words[1:]], folder)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_page(page: Path, tmp_path: Path) -> None:
     """All blocks of a page, one after the other, in one folder."""
-    (tmp_path / "notes.txt").write_text("The quick brown fox jumps over the lazy dog.\n" * 400, encoding="utf-8")
+    files_of_a_reader(tmp_path)
     for language, text in blocks(page):
         if language == "console":
             for command in commands(text):
                 run_command(command, tmp_path)
         elif language == "yaml":
             (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
-            run([sys.executable, "-m", "weft.cli.main", "train", "recipe.yaml", *SMALL], tmp_path)
+            run([sys.executable, "-m", "weft.cli.main", "train", "recipe.yaml", *small("recipe.yaml")], tmp_path)
         elif language == "python" and (named := re.match(r'"""(\w+\.py):', text)):
             (tmp_path / named[1]).write_text(text, encoding="utf-8")
         elif language == "python":

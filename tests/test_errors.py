@@ -137,9 +137,9 @@ TEXTS: dict[str, tuple[str, bytes | None, str]] = {
     "other field": (
         "bad.jsonl",
         b'{"body": "x", "id": 1}\n',
-        r"bad.jsonl line 1: no field 'text'; its fields are: body",
+        r"bad.jsonl line 1: no column 'text'; there are: body",
     ),
-    "field of a number": ("bad.jsonl", b'{"text": 3}\n', r"bad.jsonl line 1: the field 'text' should be text, not 3"),
+    "field of a number": ("bad.jsonl", b'{"text": 3}\n', r"bad.jsonl line 1: 'text' should be text, not 3"),
     "damaged gz": ("bad.txt.gz", gzip.compress(b"x" * 9999)[:-20], r"bad.txt.gz: a damaged .gz file"),
     "unknown ending": ("bad.docx", b"PK\3\4", r"bad.docx: cannot read .docx; readable are"),
     "one letter": ("bad.txt", b"x", r"bad.txt: 1 character is too little to split"),

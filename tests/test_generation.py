@@ -114,7 +114,7 @@ def test_cached_is_uncached_in_ragged_batches_whose_rows_leave(
         texts.append([*left, *rows.tokens])
         scores.append(torch.cat(sampler.heard))
     assert texts[0] == texts[1]
-    assert len({token for row in texts[0] for token in row[17:]}) > 5, "a text of one token shows nothing"
+    assert len({token for row in texts[0] for token in row[17:]}) > 3, "a text of one token shows nothing"
     torch.testing.assert_close(scores[0], scores[1], rtol=0, atol=1e-10)
 
 

@@ -41,7 +41,7 @@ class Later(Causal, kind="later"):
     """Next-token prediction with half a row of context."""
     def collate(self, packed, device):
         batch = super().collate(packed, device)
-        batch.targets_BT[:, : batch.targets_BT.shape[1] // 2] = -100
+        batch.targets[:, : batch.targets.shape[1] // 2] = -100
         return batch
 '''
 BRIEF = ("train.budget=12 steps",)

@@ -16,6 +16,7 @@ import torch
 from tiny import BRIEF, Lab, Stop, names, stopping
 
 import weft.training.run as running
+from weft.evaluation import Plan
 from weft.runs.atomic import TEMPORARY
 from weft.runs.folder import RunFolder
 from weft.training.interrupts import Interrupts
@@ -95,6 +96,9 @@ VARIANTS = {
     "dropout": ("model.dropout=0.2", "train.micro_batch=3"),
     "sgd": ("optimizer={kind: sgd, learning_rate: 0.5, nesterov: true}",),
     "sgd-without-momentum": ("optimizer={kind: sgd, learning_rate: 0.5, momentum: 0}", "train.clip=null"),
+    "adam": ("optimizer={kind: adam, weight_decay: 0.1}",),
+    "muon": ("optimizer={kind: muon, learning_rate: 0.01}", "model.decoder.block.feedforward={kind: relu, width: 80}"),
+    "average": ("train.average={kind: exponential, decay: 0.9}", "optimizer=muon"),
     "documents": ("data.packing=documents", "train.micro_batch=1", "model.decoder.positions=learned"),
     "bpe": ("data.tokenizer={kind: bpe, vocab_size: 300}", "model.embedding.tied=false", "model.decoder.norm=layer"),
     "groups": ('optimizer.groups=[{paths: ["*norm*"], learning_rate: 1e-3}]', "schedule=cosine"),
@@ -238,16 +242,16 @@ def test_a_second_ctrl_c_does_not_ask(lab: Lab) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_during_the_last_evaluation(lab: Lab, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    measure = running.evaluate_language
+    measure = running.evaluate
 
-    def interrupted(model: Any, split: Any, window: int, stride: int, limit: int | None = None) -> Any:
-        if limit is None:
+    def interrupted(objective: Any, model: Any, tokenizer: Any, split: Any, plan: Plan) -> Any:
+        if plan.thorough:
             signal.raise_signal(number)
-        return measure(model, split, window, stride, limit)
+        return measure(objective, model, tokenizer, split, plan)
 
     path = lab.folder / "runs" / f"late-{number}"
     with monkeypatch.context() as patch:
-        patch.setattr(running, "evaluate_language", interrupted)
+        patch.setattr(running, "evaluate", interrupted)
         run, said = tiny.run(lab.recipe, path.parent, *BRIEF, name=path.name)
     assert not run.finished
     assert f"  weft train {path}\n" in said
@@ -255,12 +259,12 @@ def test_asked_during_the_last_evaluation(lab: Lab, monkeypatch: pytest.MonkeyPa
     assert tiny.result(path) == lab.undisturbed()
 
 
-@pytest.mark.parametrize("where", ["evaluate_language", "_write_predictions", "write_report"])
+@pytest.mark.parametrize("where", ["evaluate", "write_predictions", "write_report"])
 def test_stopped_after_the_last_step(lab: Lab, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     original = getattr(running, where)
 
     def fail(*arguments: Any) -> Any:
-        if where != "evaluate_language" or len(arguments) == 4:
+        if where != "evaluate" or arguments[-1].thorough:
             raise Stop
         return original(*arguments)
 

@@ -122,7 +122,7 @@ def test_the_tail_is_exactly_the_last_tenth(tmp_path: Path) -> None:
 def test_a_given_validation_text_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"body": "one two three"}\n{"body": "four"}\n')
     (tmp_path / "valid.jsonl").write_text('{"body": "five"}\n')
-    options = ["source.field=body", "tokenizer=bytes", f"validation={{kind: file, path: {tmp_path / 'valid.jsonl'}}}"]
+    options = ["source.text=body", "tokenizer=bytes", f"validation={{kind: file, path: {tmp_path / 'valid.jsonl'}}}"]
     data = prepared(tmp_path / "train.jsonl", *options)
     assert decoded(data, data.train) == {"train.jsonl#1": "one two three", "train.jsonl#2": "four"}
     assert decoded(data, data.validation) == {"valid.jsonl#1": "five"}

@@ -70,7 +70,7 @@ RAGGED = ("data.packing=documents", "train.batch_tokens=320", "train.clip=1e9", 
 def test_ragged_micro_batches_are_one_batch(source: Path, rows: int) -> None:
     whole, parts = exact(source, *RAGGED), exact(source, *RAGGED, f"train.micro_batch={rows}")
     batch = whole.recipe.objective.collate(exact(source, *RAGGED).loader.next(), "cpu")
-    counts = {int((part.targets_BT >= 0).sum()) for part in batch.split(rows)}
+    counts = {int((part.targets >= 0).sum()) for part in batch.split(rows)}
     assert len(counts) > 1, "the pieces of this batch have equal counts: nothing is shown"
     expected, found = gradient(whole), gradient(parts)
     for path in expected:

@@ -328,6 +328,12 @@ def test(arguments: list[str]) -> None:
     say(f"all checks passed in {duration(time.monotonic() - began)}")
 
 
+def bench(arguments: list[str]) -> None:
+    """Install, run all benchmarks, write docs/performance.md; --quick: ten minutes; others go to benchmarks/all.py."""
+    ensure(dev=True)
+    step("benchmarks", [program("python"), "benchmarks/all.py", "--write", *arguments])
+
+
 def reformat(arguments: list[str]) -> None:
     """Install, then put the source into its format and mend what ruff can."""
     ensure(dev=True)
@@ -352,6 +358,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "demo": demo,
     "test": test,
     "lint": lint,
+    "bench": bench,
     "format": reformat,
     "clean": clean,
 }
@@ -369,7 +376,7 @@ def main(argv: list[str]) -> int:
         print(usage())
         return 0
     name, arguments = argv[0], argv[1:]
-    if name not in COMMANDS or (arguments and name != "test"):
+    if name not in COMMANDS or (arguments and name not in ("test", "bench")):
         print(f"setup.py: no such command: {' '.join(argv)}\n\n{usage()}", file=sys.stderr)
         return 2
     problem = refusal((sys.version_info[0], sys.version_info[1]))

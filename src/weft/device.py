@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
@@ -119,6 +120,19 @@ def measure_peak(device: str, precision: str) -> float:
         if spent > 0.3:
             break
     return 2 * size**3 / best
+
+
+def measure_bandwidth() -> float:
+    """Bytes a second that torch's threads read from memory here and now, of more than caches hold."""
+    import torch
+
+    numbers = torch.ones(2**26)
+    best, started = math.inf, time.perf_counter()
+    while time.perf_counter() - started < 0.3:
+        start = time.perf_counter()
+        numbers.sum()
+        best = min(best, time.perf_counter() - start)
+    return numbers.nbytes / best
 
 
 def set_threads(threads: int | None) -> int:

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from weft.errors import WeftError
+
 
 def command(
-    model: Annotated[str, typer.Argument(help="a preset, a YAML file, a run or a model folder")],
+    model: Annotated[str | None, typer.Argument(help="a preset, a YAML file, a run or a model folder")] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="path=value, such as decoder.n_layers=2")] = None,
     batch: Annotated[int, typer.Option(min=1, help="texts at a time, for the memory")] = 8,
     length: Annotated[int | None, typer.Option(min=1, help="tokens a text; max_length unless given")] = None,
@@ -18,15 +20,20 @@ def command(
     ] = 4096,
     precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: what training would use here")] = "auto",
     plugins: Annotated[list[str] | None, typer.Option(help="a Python file with parts of your own, to be run")] = None,
+    machine: Annotated[bool, typer.Option("--machine", help="tell of this machine instead, and measure it")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
     """Tell a model's parts, shapes, counts, costs and memory: weft describe gpt2 decoder.n_layers=2"""
+    if machine:
+        _tell_machine(precision, as_json)
+        return
+    if model is None:
+        raise WeftError("name a model (weft describe gpt2), or ask about the machine (weft describe --machine)")
     from pathlib import Path
 
     from weft.config import load
     from weft.config.plugins import load_plugins
     from weft.device import choose
-    from weft.errors import WeftError
     from weft.hub import model_config
     from weft.models.config import ModelConfig
     from weft.models.cost import Precision
@@ -47,3 +54,37 @@ def command(
         typer.echo(json.dumps(found.data(), ensure_ascii=False, indent=2))
     else:
         typer.echo("\n".join(found.lines()))
+
+
+def _tell_machine(precision: str, as_json: bool) -> None:
+    """What a run would compute on here, in what precision and why, and how fast that is at this moment."""
+    from weft import device
+    from weft.report.terminal import significant
+
+    chosen = device.choose("auto", precision)
+    threads, keeps = device.set_threads(None), device.keep_memory()
+    found = {
+        **device.about(),
+        "threads": threads,
+        "device": chosen.device,
+        "precision": chosen.precision,
+        "why": chosen.why,
+        "keeps_freed_memory": keeps,
+        "gflops": device.measure_peak(chosen.device, chosen.precision) / 1e9,
+        "memory_gb_per_second": device.measure_bandwidth() / 1e9,
+    }
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    kept = "is kept for the next tensor (mallopt, set when a run starts)" if keeps else "goes back to the system"
+    memory = f"{found['memory_gib']} GiB" if found["memory_gib"] else "unknown"
+    lines = {
+        "processor": f"{found['processor']} ({found['system']})",
+        "cores": f"{found['cores']} that this process may use; a run takes {threads} threads",
+        "memory": f"{memory}, read at {significant(found['memory_gb_per_second'])} GB/s by {threads} threads",
+        "precision": chosen.why,
+        "products": f"{significant(found['gflops'])} GFLOP/s in {chosen.precision}, of a large matrix product just now",
+        "allocator": f"freed memory {kept}",
+    }
+    for name, text in lines.items():
+        typer.echo(f"{name:10} {text}")

@@ -1,4 +1,4 @@
-"""`weft generate`: a model continues a prompt, shown as it comes; line by line where no prompt is given."""
+"""`weft generate`: a model continues a prompt, shown as it comes, or answers it; line by line where none is given."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import json
 import sys
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
 from weft.errors import WeftError
 
 if TYPE_CHECKING:
-    from weft.generation import Piece, Sampling
+    from weft.generation import Piece, Sampling, Searching
     from weft.models.transformer import Transformer
     from weft.text.tokenizers import Tokenizer
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def command(
     model: Annotated[str, typer.Argument(help="a run or a model folder")],
     prompt: Annotated[
-        str | None, typer.Option(help="text to continue; else standard input, or in a terminal what you type")
+        str | None, typer.Option(help="text to continue or answer; else standard input, or in a terminal what you type")
     ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(help="most new tokens [256, or what the trained length leaves]")
@@ -39,43 +39,68 @@ def command(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="of the random draws [0]")] = None,
     number: Annotated[int, typer.Option(min=1, help="how many continuations")] = 1,
+    beams: Annotated[
+        int | None, typer.Option(help="an encoder-decoder's: beginnings of answers that are kept, 1 is greedy [4]")
+    ] = None,
+    length_penalty: Annotated[
+        float | None, typer.Option(help="an encoder-decoder's: 0 favours short answers, 1 hardly [0.6]")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
     plugins: Annotated[list[str] | None, typer.Option(help="a Python file with parts of your own, to be run")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON, when it is whole")] = False,
 ) -> None:
-    """Let a model continue a text: weft generate runs/demo --prompt "Return the" """
+    """Let a model continue a text, or an encoder-decoder answer it: weft generate runs/demo --prompt "Return the" """
     from weft import device as machines
     from weft.config import load
     from weft.config.plugins import load_plugins
-    from weft.generation import Sampling
+    from weft.generation import Sampling, Searching, answers_sources
     from weft.hub import load_model
 
     strings = [string.replace("\\n", "\n").replace("\\t", "\t") for string in stop or ()]
     options = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
                "repetition_penalty": repetition_penalty, "stop": strings or None, "seed": seed}  # fmt: skip
+    ways = {"max_tokens": max_tokens, "beams": beams, "length_penalty": length_penalty}
     sampling = load(Sampling, {name: value for name, value in options.items() if value is not None})
+    searching = load(Searching, {name: value for name, value in ways.items() if value is not None})
     if number > 1 and sampling.greedy:
         raise WeftError(f"--number {number} with --temperature 0: the likeliest text is the same each time")
     load_plugins(plugins or ())
     # fp32: one token at a time is bound by reading the weights, which a cast would only add to
     place = machines.choose(device, "fp32").device
     machines.set_threads(None)
-    writer = Writer(*load_model(model, place), sampling, number)
+    loaded, tokenizer = load_model(model, place)
+    writer: Answering
+    if answers_sources(loaded):
+        given = {**options, "number": number if number > 1 else None}
+        _refuse(given, ways, "answers by a search (--beams), and draws nothing")
+        writer = Translator(loaded, tokenizer, searching)
+    else:
+        _refuse(ways, options, "is a decoder: it continues a text, and searches for nothing")
+        writer = Writer(loaded, tokenizer, sampling, number)
     if prompt is None and sys.stdin.isatty() and not as_json:
         _converse(writer)
         return
     prompt = _standard_input() if prompt is None else prompt
+    asked = {"model": model, "prompt": prompt, **writer.asked()}
     answer = writer.answer(prompt, aloud=not as_json)
     if as_json:
-        asked = {"model": model, "prompt": prompt, "sampling": sampling.model_dump(mode="json")}
         typer.echo(json.dumps({**asked, **answer.report()}, ensure_ascii=False, indent=2))
     if answer.interrupted:
         raise typer.Exit(130)
 
 
+def _refuse(given: dict[str, Any], understood: dict[str, Any], reason: str) -> None:
+    """Raises WeftError for options that this kind of model does not understand."""
+    wrong = [
+        f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None and name not in understood
+    ]
+    if wrong:
+        raise WeftError(f"{', '.join(wrong)}: this model {reason}; leave {'it' if len(wrong) == 1 else 'them'} out")
+
+
 @dataclass
 class Row:
-    """One continuation, as far as it has come."""
+    """One continuation, as far as it has come, or an answer."""
 
     text: str = ""
     tokens: int = 0
@@ -106,8 +131,18 @@ class Answer:
         return {"texts": [asdict(row) for row in self.rows], "interrupted": self.interrupted, **speed}
 
 
+class Answering(Protocol):
+    """What writes when it is asked."""
+
+    def answer(self, prompt: str, *, aloud: bool) -> Answer:
+        """What follows the prompt, shown or not."""
+
+    def asked(self) -> dict[str, Any]:
+        """How it is written, for JSON."""
+
+
 class Writer:
-    """A model that answers prompts."""
+    """A decoder that continues prompts."""
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer, sampling: Sampling, number: int) -> None:
         self.model = model
@@ -135,7 +170,42 @@ class Writer:
                 typer.echo()
         if aloud and sys.stderr.isatty():
             _tell_speed(answer)
+        # the same prompt again gets another answer; --seed 3 begins with the fourth of --seed 0
+        self.sampling = self.sampling.model_copy(update={"seed": self.sampling.seed + 1})
         return answer
+
+    def asked(self) -> dict[str, Any]:
+        return {"sampling": self.sampling.model_dump(mode="json")}
+
+
+class Translator:
+    """An encoder-decoder that reads a prompt and writes its answer."""
+
+    def __init__(self, model: Transformer, tokenizer: Tokenizer, searching: Searching) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.searching = searching
+
+    def answer(self, prompt: str, *, aloud: bool) -> Answer:
+        """The likeliest answer that is found, shown when it is whole; Ctrl-C ends the search without one."""
+        from weft.generation import answer as answer_of
+
+        start = time.perf_counter()
+        try:
+            ((text, found),) = answer_of(self.model, self.tokenizer, [prompt], self.searching)
+        except KeyboardInterrupt:
+            return Answer([], time.perf_counter() - start, interrupted=True)
+        row = Row(text, len(found.tokens) + found.finished, "end" if found.finished else "length")
+        answer = Answer([row], time.perf_counter() - start)
+        if aloud:
+            _say(text)
+            typer.echo()
+            if sys.stderr.isatty():
+                _tell_speed(answer)
+        return answer
+
+    def asked(self) -> dict[str, Any]:
+        return {"searching": self.searching.model_dump(mode="json")}
 
 
 class Page:
@@ -171,7 +241,7 @@ class Page:
         _say(self.prompt, dim=True)
 
 
-def _converse(writer: Writer) -> None:
+def _converse(writer: Answering) -> None:
     """Prompt after prompt until an empty line or Ctrl-D; Ctrl-C stops an answer."""
     typer.secho("An empty line or Ctrl-D ends; Ctrl-C stops an answer.", dim=True, err=True)
     while True:
@@ -186,8 +256,6 @@ def _converse(writer: Writer) -> None:
             writer.answer(prompt, aloud=True)
         except WeftError as error:  # such as a prompt that is too long: the next may be shorter
             typer.secho(str(error), err=True)
-        # the same prompt again gets another answer; --seed 3 begins with the fourth of --seed 0
-        writer.sampling = writer.sampling.model_copy(update={"seed": writer.sampling.seed + 1})
 
 
 def _standard_input() -> str:

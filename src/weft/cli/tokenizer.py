@@ -50,7 +50,7 @@ def train(
     if out.exists() and not force:
         raise WeftError(f"{out}: is there already; give another --out, or --force to replace it")
     options = {"kind": kind} | ({"vocab_size": vocab_size} if vocab_size is not None else {})
-    overrides = [f"source.field={field}"] if field is not None else []
+    overrides = [f"source.text={field}"] if field is not None else []
     config = load(DataConfig, {"source": data, "tokenizer": options}, overrides)
     tokenizer, split, notes = fit_tokenizer(config, whole, console(stderr=True))
     held_out = "".join(_beginning(split.validation, MEASURED))

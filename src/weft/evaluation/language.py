@@ -6,8 +6,9 @@ total nats over all tokens, ends of documents included / (ln 2 x UTF-8 bytes of 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +16,11 @@ import torch
 from weft.data.loader import evaluation_sample, evaluation_windows
 from weft.data.rows import IGNORE
 from weft.data.shards import TokenSplit
+from weft.evaluation.base import Plan, evaluate, measuring
 from weft.models.transformer import Transformer
 from weft.nn.context import Inputs
+from weft.objectives import Causal
+from weft.text.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,31 @@ class LanguageResult:
             "whole": self.whole,
         }
 
+    def short(self) -> str:
+        return "" if math.isnan(self.bits_per_byte) else f"{self.bits_per_byte:.3f} bits/byte"
+
+    def lines(self, baselines: Mapping[str, Any]) -> list[str]:
+        over = f"over {self.tokens:,} validation tokens, window {self.window}, stride {self.stride}"
+        if math.isnan(self.bits_per_byte):
+            return [f"{self.loss:.3f} nats a token {over}; no bits per byte: the tokenizer loses some text"]
+        xz = baselines.get("xz")
+        compared = f" (xz -9e with the training text: {xz['bits_per_byte']:.3f})" if xz else ""
+        return [f"{self.bits_per_byte:.3f} bits per byte {over}{compared}"]
+
+    def predictions(self, split: TokenSplit) -> Iterator[dict[str, Any]]:
+        for name, nats in zip(split.ids, self.nats_by_document.tolist(), strict=True):
+            yield {"id": name, "nats": nats}
+
+
+@evaluate.register
+def evaluate_causal(
+    objective: Causal, model: Transformer, tokenizer: Tokenizer, split: TokenSplit, plan: Plan
+) -> LanguageResult:
+    """Bits per byte in windows as long as the model; overlapping by half where it should be thorough."""
+    stride = max(1, plan.length // 2) if plan.thorough else plan.length
+    rows = max(1, plan.batch_tokens // plan.length)
+    return evaluate_language(model, split, plan.length, stride, plan.limit, rows, plan.told)
+
 
 def evaluate_language(
     model: Transformer,
@@ -74,13 +103,10 @@ def evaluate_language(
         batches, stride = evaluation_sample(split, window, limit or 0, rows), window
     else:
         batches = evaluation_windows(split, window, stride, rows)
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
     by_document = np.zeros(split.documents)
     nats, tokens, covered = 0.0, 0, 0.0
     total = min(split.tokens, limit or split.tokens)
-    with torch.inference_mode():
+    with measuring(model) as device:
         for batch in batches:
             inputs = torch.from_numpy(batch.tokens_BT).to(device)
             targets = torch.from_numpy(batch.targets_BT).to(device)
@@ -92,7 +118,6 @@ def evaluate_language(
             covered += float(split.bytes_per_token[batch.document_BT[wanted]].sum())
             if progress is not None:
                 progress(tokens, total)
-    model.train(was_training)
     covered = float(split.bytes) if not part else covered
     if not split.lossless:
         covered = math.nan

@@ -1,4 +1,4 @@
-"""A model continues texts: prompts in, new tokens and their text out, piece by piece or whole."""
+"""A model writes: a decoder continues prompts, piece by piece or whole; an encoder-decoder answers them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from weakref import WeakSet
 
 from weft.config import load
 from weft.errors import WeftError
-from weft.generation.rows import Rows
+from weft.generation.rows import Rows, pad
 from weft.generation.sampling import Sampler, Sampling
+from weft.generation.search import Hypothesis, Searching, search
 from weft.generation.stops import Stops
 from weft.models.transformer import Transformer
+from weft.nn.context import Inputs
 from weft.text.streaming import StreamDecoder
 from weft.text.tokenizers import Tokenizer
 
@@ -56,13 +58,51 @@ def generate(
     """How the model continues a prompt, or each of a list of them; the prompt itself is not repeated.
 
     `options` are those of `Sampling`: temperature, top_k, top_p, min_p, repetition_penalty, max_tokens, stop, seed.
-    Raises WeftError for options that make no sense, and for more tokens than the model's positions can number.
+    An encoder-decoder answers the prompt; its options are those of `Searching`: beams, length_penalty, max_tokens.
+    Raises WeftError for options that make no sense, for more tokens than the model's positions can number, and for an
+    encoder, which writes nothing.
     """
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if answers_sources(model):
+        if not use_cache:
+            raise WeftError("use_cache = False: a search has no way without the cache")
+        found = [text for text, _ in answer(model, tokenizer, prompts, load(Searching, options))]
+        return found[0] if isinstance(prompt, str) else found
     texts = [""] * len(prompts)
     for piece in stream(model, tokenizer, prompts, load(Sampling, options), use_cache=use_cache):
         texts[piece.row] += piece.text
     return texts[0] if isinstance(prompt, str) else texts
+
+
+def answers_sources(model: Transformer) -> bool:
+    """Whether the model reads a text and writes another, rather than going on with it.
+
+    Raises WeftError for an encoder, which writes nothing.
+    """
+    if model.decoder is None:
+        raise WeftError("this model is an encoder: it reads and writes nothing; weft predict tells what it finds")
+    return model.encoder is not None
+
+
+def answer(
+    model: Transformer, tokenizer: Tokenizer, sources: Sequence[str], options: Searching | None = None
+) -> list[tuple[str, Hypothesis]]:
+    """What an encoder-decoder writes after reading each of these texts, all of them at once, and how it was found.
+
+    Raises WeftError for a model that is none, or cannot number as many tokens.
+    """
+    options = options or Searching()
+    _check(model, tokenizer)
+    if not sources:
+        return []
+    end = tokenizer.end_of_document
+    tokens_BS, valid_BS, _ = pad([[*tokenizer.encode(text), end] for text in sources])
+    found = search(
+        model, Inputs(tokens_BT=tokens_BS, valid_BT=valid_BS), start=end, end=end, beams=options.beams,
+        max_tokens=options.max_tokens or min(MAX_TOKENS, model.config.max_length),
+        length_penalty=options.length_penalty, vocab_size=tokenizer.vocab_size,
+    )  # fmt: skip
+    return [(tokenizer.decode(each.tokens), each) for each in found]
 
 
 def stream(
@@ -78,6 +118,8 @@ def stream(
     Without the cache every step computes everything anew: slow, and the reference. Raises as `generate` does, at once.
     """
     sampling = sampling or Sampling()
+    if answers_sources(model):
+        raise WeftError("an encoder-decoder's answer is searched for and comes whole: use generate or answer")
     _check(model, tokenizer)
     tokens = [tokenizer.encode(prompt) for prompt in prompts]
     fed = [row or [tokenizer.end_of_document] for row in tokens]

@@ -1,16 +1,19 @@
-"""What an objective is: everything that is particular to a task, from special tokens to the terms of its loss."""
+"""What an objective is: everything that is particular to a task, from the data it needs to the terms of its loss."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from weft.config import Part
-from weft.data.loader import Packed
+from weft.data.config import DataConfig
+from weft.data.shards import PreparedData
+from weft.models.config import ModelConfig
 from weft.models.transformer import Transformer
 from weft.nn.context import Inputs
 from weft.nn.heads import Head
@@ -22,21 +25,54 @@ class Batch:
     """Inputs and what is to be predicted from them, as tensors."""
 
     inputs: Inputs
-    targets_BT: Tensor
+    targets: Tensor
+    """B x T token ids, or B classes"""
+    source: Inputs | None = None
+    """what an encoder reads"""
 
     def split(self, rows: int) -> Iterator[Batch]:
         """The same in pieces of at most `rows` rows."""
-        total = self.inputs.shape[0]
-        for start in range(0, total, rows):
+        for start in range(0, self.inputs.shape[0], rows):
             part = slice(start, start + rows)
-            cut = {field.name: getattr(self.inputs, field.name) for field in fields(self.inputs)}
-            inputs = replace(self.inputs, **{name: x[part] for name, x in cut.items() if x is not None})
-            yield Batch(inputs, self.targets_BT[part])
+            source = None if self.source is None else _rows(self.source, part)
+            yield Batch(_rows(self.inputs, part), self.targets[part], source)
+
+
+def _rows(inputs: Inputs, part: slice) -> Inputs:
+    held = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
+    return replace(inputs, **{name: x[part] for name, x in held.items() if x is not None})
+
+
+class BatchLoader(Protocol):
+    """Batches without end, whose place is known by plain numbers."""
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of a batch."""
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """As many tokens as make an epoch."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next batch belongs to, from 0."""
+
+    def next(self) -> Any:
+        """The next batch, as arrays."""
+
+    def state(self) -> dict[str, int]:
+        """Where the loader is."""
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        """Go on from where `state` was taken."""
 
 
 class Objective(Part, slot="objective", default="causal"):
-    """What is learned: which tokens and heads it needs, how a batch is made, what its loss is."""
+    """What is learned: which data and heads it needs, how a batch is made, what its loss is."""
 
+    columns: ClassVar[tuple[str, ...]] = ()
+    """Columns that the data must have beside the text: `label`, `target`."""
     special_tokens: ClassVar[tuple[str, ...]] = ()
     """Tokens that the objective needs beside the end of a document."""
     weights: ClassVar[Mapping[str, float]] = {"loss": 1.0}
@@ -46,8 +82,18 @@ class Objective(Part, slot="objective", default="causal"):
         """Heads that the objective reads; added to a model that lacks them."""
         raise NotImplementedError
 
-    def collate(self, packed: Packed, device: torch.device | str) -> Batch:
-        """Packed rows of tokens as a batch."""
+    def check(self, model: ModelConfig) -> None:
+        """Refuse a model that cannot do this task.
+
+        Raises WeftError that says what it lacks.
+        """
+
+    def loader(self, data: PreparedData, config: DataConfig, length: int, batch_tokens: int, seed: int) -> BatchLoader:
+        """Batches of about `batch_tokens` tokens of the training part, for a model of `length` tokens."""
+        raise NotImplementedError
+
+    def collate(self, rows: Any, device: torch.device | str) -> Batch:
+        """What the loader handed out, as a batch of tensors."""
         raise NotImplementedError
 
     def counts(self, batch: Batch) -> dict[str, int]:
@@ -74,3 +120,8 @@ class Learner(nn.Module):
         """The number to minimise: each term's sum over its global count, weighted."""
         parts = [weight * terms[name].total / max(counts[name], 1) for name, weight in self.objective.weights.items()]
         return torch.stack(parts).sum()
+
+
+def tensor(array: np.ndarray, device: torch.device | str) -> Tensor:
+    """An array on the device."""
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device)

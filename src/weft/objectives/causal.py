@@ -6,12 +6,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from weft.data.config import DataConfig
+from weft.data.loader import Loader
 from weft.data.rows import IGNORE, Packed
+from weft.data.shards import PreparedData
+from weft.errors import WeftError
+from weft.models.config import ModelConfig
 from weft.models.transformer import Transformer
 from weft.nn.context import Inputs
 from weft.nn.heads import Head, Lm
 from weft.nn.module import Terms
-from weft.objectives.base import Batch, Objective
+from weft.objectives.base import Batch, BatchLoader, Objective, tensor
 
 
 class Causal(Objective, kind="causal"):
@@ -20,23 +25,31 @@ class Causal(Objective, kind="causal"):
     def heads(self) -> dict[str, Head]:
         return {"lm": Lm()}
 
-    def collate(self, packed: Packed, device: torch.device | str) -> Batch:
-        def tensor(array: np.ndarray | None) -> Tensor | None:
-            return None if array is None else torch.from_numpy(np.ascontiguousarray(array)).to(device)
+    def check(self, model: ModelConfig) -> None:
+        if getattr(model, "encoder", None) is not None:
+            raise WeftError(
+                "objective causal: a model with an encoder sees what it is to predict, or needs a source; leave"
+                " model.encoder out (objectives with one: classification, seq2seq)"
+            )
 
-        targets_BT = tensor(packed.targets_BT)
-        assert targets_BT is not None, "packed rows have targets"
+    def loader(self, data: PreparedData, config: DataConfig, length: int, batch_tokens: int, seed: int) -> BatchLoader:
+        return Loader(data.train, config.packing, length, max(1, batch_tokens // length), seed)
+
+    def collate(self, rows: Packed, device: torch.device | str) -> Batch:
+        def optional(array: np.ndarray | None) -> Tensor | None:
+            return None if array is None else tensor(array, device)
+
         inputs = Inputs(
-            tokens_BT=tensor(packed.tokens_BT),
-            positions_BT=tensor(packed.positions_BT),
-            documents_BT=tensor(packed.documents_BT),
-            valid_BT=tensor(packed.valid_BT),
+            tokens_BT=tensor(rows.tokens_BT, device),
+            positions_BT=optional(rows.positions_BT),
+            documents_BT=optional(rows.documents_BT),
+            valid_BT=optional(rows.valid_BT),
         )
-        return Batch(inputs, targets_BT)
+        return Batch(inputs, tensor(rows.targets_BT, device))
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        return {"loss": int((batch.targets_BT != IGNORE).sum())}
+        return {"loss": int((batch.targets != IGNORE).sum())}
 
     def terms(self, model: Transformer, batch: Batch) -> Terms:
         output = model(batch.inputs)
-        return {"loss": model.head("lm").loss(output.x_BTD, batch.targets_BT), **output.terms}
+        return {"loss": model.head("lm").loss(output.x_BTD, batch.targets), **output.terms}

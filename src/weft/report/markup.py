@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 VOID = frozenset({"meta", "link", "br", "hr", "col"})
 SELF_CLOSING = frozenset({"path", "line", "circle", "rect", "polyline"})
-# A control character has no place in a page and some break its parsing; tab and newline stay.
-CONTROLS = dict.fromkeys([*range(9), 11, 12, *range(13, 32), 127], "�")
+# A control character has no place in a page and some break its parsing; tab and newline stay. Half of a surrogate pair,
+# as JSON can hold it, is no character and cannot be written at all.
+CONTROLS = dict.fromkeys([*range(9), 11, 12, *range(13, 32), 127, *range(0xD800, 0xE000)], "�")
 
 
 class Markup(str):

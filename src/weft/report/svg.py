@@ -26,7 +26,7 @@ class Series:
     """One line: where it is, what it is called (`short` in narrow pictures), its colour (a name from the palette).
 
     A `faint` line lies behind and has no label (single runs behind a mean, raw values behind a median); `dots` marks
-    each measurement; a `ring` stands for a single one; `dashed` tells lines apart once the colours are used up.
+    each measurement; `ring`s stand for single ones; `dashed` tells lines apart once the colours are used up.
     """
 
     name: str
@@ -251,7 +251,7 @@ def _plot(frame: _Frame) -> Markup:
 def _line(frame: _Frame, index: int, line: Series) -> Markup:
     points = [frame.at(point) for point in decimate(line.points, max(40, round(frame.plot_width)))]
     parts: list[Markup] = []
-    if len(points) > 1:
+    if len(points) > 1 and line.style != "ring":
         parts.append(tag("path", d=path(points), class_=f"line {line.style}"))
     seen = [point for point in points if math.isfinite(point[1])]
     if line.style == "ring":

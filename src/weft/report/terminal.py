@@ -12,10 +12,14 @@ from weft.report.formats import count, duration, percent, rate, significant, siz
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["console", "count", "duration", "percent", "rate", "significant", "size", "sparkline", "table"]
+__all__ = ["confusion", "console", "count", "duration", "percent", "rate", "significant", "size", "sparkline", "table"]
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDTH = 100
+NAME = 32
+"""Columns that the name of a class takes at most."""
+LEAST = 12
+"""Columns to which it is cut where many classes need the room."""
 
 
 def sparkline(values: Sequence[float], width: int = 24) -> str:
@@ -57,6 +61,35 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]], width: int =
         return gap + text if numeric[i] else text + gap
 
     return "\n".join("  ".join(fit(text, i) for i, text in enumerate(row)).rstrip() for row in cells)
+
+
+def confusion(names: Sequence[str], counts: Sequence[Sequence[int]], width: int = WIDTH) -> list[str]:
+    """How many of each class (a line) were called each class (a column); nothing where that is wider than `width`.
+
+    Columns go by number where their names do not fit.
+    """
+    from rich.cells import cell_len
+
+    shown = [_short(name) for name in names]
+    numbered = [f"({i}) {name}" for i, name in enumerate(shown, 1)]
+    for lines, columns in ((shown, shown), (numbered, [str(i) for i in range(1, len(names) + 1)])):
+        rows: list[list[object]] = []
+        for name, row in zip(lines, counts, strict=True):
+            right = row[len(rows)] / sum(row) if sum(row) else None
+            rows.append([name, *(amount or None for amount in row), None if right is None else percent(right)])
+        heads = ["is, called:", *columns, "right"]
+        wide = max(map(cell_len, table(heads, rows, width=10_000).splitlines()))
+        spare = max(map(cell_len, lines), default=0) - LEAST if lines is numbered else 0
+        if wide - max(0, spare) <= width:
+            return table(heads, rows, width).splitlines()
+    return []
+
+
+def _short(name: str) -> str:
+    from rich.cells import cell_len, set_cell_size
+
+    name = " ".join(name.split())
+    return name if cell_len(name) <= NAME else set_cell_size(name, NAME - 1) + "…"
 
 
 def _cell(value: object) -> str:

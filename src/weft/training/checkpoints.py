@@ -2,6 +2,7 @@
 
     step-00001000/  model.safetensors  config.json  tokenizer.json  state.safetensors  state.json
 
+Where weights are averaged, the model has the averages, and the state the weights that training goes on with.
 `state.json` is written last and holds the other files' SHA-256 and its own, so that damage is recognised.
 """
 
@@ -13,26 +14,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from weft.config.plugins import require
 from weft.errors import WeftError
 from weft.hub.folder import copy_weights, read_config, read_tensors, write_model, write_tensors
-from weft.models.transformer import Transformer
 from weft.runs.atomic import new_folder, write_text
 from weft.runs.fingerprints import of_data, of_file
 from weft.runs.folder import RunFolder, read_json
 from weft.text.tokenizers import Tokenizer
+from weft.training.loop import Training
 from weft.training.optimizers import restore_state, state_tensors
+
+_WEIGHTS = "weights/"
+"""In front of a parameter's path in the state: the weight itself, where the model has its average."""
 
 
 def save_checkpoint(
-    run: RunFolder,
-    model: Transformer,
-    tokenizer: Tokenizer,
-    optimizer: torch.optim.Optimizer,
-    state: dict[str, Any],
-    about: dict[str, Any],
+    run: RunFolder, training: Training, tokenizer: Tokenizer, state: dict[str, Any], about: dict[str, Any]
 ) -> Path:
     """Write the checkpoint of `state["step"]`; a kill at any instant leaves the older ones.
 
@@ -40,8 +37,10 @@ def save_checkpoint(
     """
     path = run.checkpoint(state["step"])
     with new_folder(path) as folder:
-        write_model(folder, model, tokenizer, about)
-        write_tensors(folder / "state.safetensors", state_tensors(optimizer))
+        with training.shown() as weights:
+            write_model(folder, training.model, tokenizer, about)
+            kept = {f"{_WEIGHTS}{path}": tensor for path, tensor in weights.items()}
+        write_tensors(folder / "state.safetensors", {**state_tensors(training.optimizer), **kept})
         files = {file.name: of_file(file) for file in sorted(folder.iterdir())}
         whole = {**state, "files": files}
         write_text(folder / "state.json", json.dumps({**whole, "sha256": of_data(whole)}, indent=2) + "\n")
@@ -77,11 +76,16 @@ def _checked(path: Path) -> dict[str, Any]:
     return state
 
 
-def restore(path: Path, model: Transformer, optimizer: torch.optim.Optimizer) -> None:
-    """Weights and optimizer state as they were.
+def restore_tensors(path: Path, training: Training) -> None:
+    """Weights, their averages and optimizer state as they were.
 
     Raises WeftError when they belong to another model.
     """
     require(read_config(path).get("plugins", {}), path)
-    copy_weights(model, read_tensors(path / "model.safetensors"), str(path))
-    restore_state(optimizer, read_tensors(path / "state.safetensors"))
+    tensors, state = read_tensors(path / "model.safetensors"), read_tensors(path / "state.safetensors")
+    weights = {name.removeprefix(_WEIGHTS): state.pop(name) for name in list(state) if name.startswith(_WEIGHTS)}
+    copy_weights(training.model, tensors, str(path))
+    if training.averages is not None:
+        training.averages.begin()
+        copy_weights(training.model, {**tensors, **weights}, str(path))
+    restore_state(training.optimizer, state)

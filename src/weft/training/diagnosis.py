@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from statistics import NormalDist, fmean, median
 from typing import Literal
 
 from weft.report.formats import percent, significant
+from weft.training.measures import LANGUAGE, Metric, task_of
 from weft.training.record import Curve, Log, curve_of
 
 Level = Literal["warning", "note", "good"]
@@ -36,12 +37,17 @@ class Finding:
 def diagnose(log: Log) -> list[Finding]:
     """What the curves support, gravest first; pure, and the same for the same log."""
     rules = (not_finite, diverging, overfitting, trend, underfitting, short, gradients, layer_gradients, update_ratios)
-    found = []
-    for rule in rules:
-        finding = rule(log)
-        if finding:
-            text = " ".join((inspect.getdoc(rule) or "").split())
-            found.append(replace(finding, rule=text))
+    return ordered(explained(rule, rule(log)) for rule in rules)
+
+
+def explained(rule: Callable[..., object], finding: Finding | None) -> Finding | None:
+    """What a rule found, with the rule's docstring."""
+    return replace(finding, rule=" ".join((inspect.getdoc(rule) or "").split())) if finding else None
+
+
+def ordered(findings: Iterable[Finding | None]) -> list[Finding]:
+    """What was found, gravest first."""
+    found = [finding for finding in findings if finding]
     return sorted(found, key=lambda finding: ("warning", "note", "good").index(finding.level))
 
 
@@ -80,7 +86,8 @@ def diverging(log: Log) -> Finding | None:
     if last - lowest <= max(0.05 * abs(lowest), 4 * _noise(loss)):
         return None
     step = loss.steps[at + size // 2]
-    message = f"The training loss rose from {lowest:.3g} nats per token around step {step:,} to {last:.3g} at the end."
+    unit = task_of(log).loss.name
+    message = f"The training loss rose from {lowest:.3g} {unit} around step {step:,} to {last:.3g} at the end."
     return Finding("diverging", "warning", message, step)
 
 
@@ -88,8 +95,9 @@ def overfitting(log: Log) -> Finding | None:
     """From at least 4 validation measurements of one text made in one way: overfitting where the last lies more than
     1 % above the best, at least two follow the best, and the median training loss falls from the evaluation interval
     before the best to the last interval; where the training loss does not fall, the rise alone is said; where the last
-    lies within 1 % of the best, no overfitting is seen."""
-    validation, unit = _validation(log)
+    lies within 1 % of the best, no overfitting is seen. What a task is judged by may go on rising meanwhile; it is said
+    beside."""
+    validation, metric = _validation(log)
     if len(validation) < ENOUGH_EVALUATIONS:
         return None
     best = min(range(len(validation)), key=lambda i: validation.values[i])
@@ -104,11 +112,14 @@ def overfitting(log: Log) -> Finding | None:
     size = validation.steps[-1] - validation.steps[-2]
     loss = log.curve("train", "loss").finite()
     before, after = loss.between(step - size, step), loss.between(validation.steps[-1] - size, validation.steps[-1])
-    rose = f"validation was best at step {step:,} ({low:.3g} {unit}) and is {percent(rise)} above that at the end"
+    rose = (
+        f"validation was best at step {step:,} ({low:.3g} {metric.name}) and is {percent(rise)} above that at the end"
+    )
+    beside = _meanwhile(log, step)
     if not before.values or not after.values or median(after.values) >= median(before.values):
-        return Finding("validation-rose", "warning", f"{rose[0].upper()}{rose[1:]} ({last:.3g}).", step)
-    fell = f"training fell from {median(before.values):.3g} to {median(after.values):.3g} nats per token"
-    return Finding("overfitting", "warning", f"Overfitting: {rose} ({last:.3g}), while {fell}.", step)
+        return Finding("validation-rose", "warning", f"{rose[0].upper()}{rose[1:]} ({last:.3g}){beside}.", step)
+    fell = f"training fell from {median(before.values):.3g} to {median(after.values):.3g} {task_of(log).loss.name}"
+    return Finding("overfitting", "warning", f"Overfitting: {rose} ({last:.3g}), while {fell}{beside}.", step)
 
 
 def trend(log: Log) -> Finding | None:
@@ -136,16 +147,19 @@ def trend(log: Log) -> Finding | None:
 
 
 def underfitting(log: Log) -> Finding | None:
-    """Where the training loss is level (as above) and the last validation loss lies at most 2 % above the median
-    training loss of the last tenth: what limits is then not the amount of text. Or, from at least 12 lines: the median
-    training loss of the last tenth is above 95 % of the first line's."""
+    """Where the training loss of a language model is level (as above) and the last validation loss lies at most 2 %
+    above the median training loss of the last tenth: what limits is then not the amount of text (elsewhere label
+    smoothing raises the training loss alone). Or, from at least 12 lines: the median training loss of the last tenth is
+    above 95 % of the first line's."""
     loss = log.curve("train", "loss").finite()
     if len(loss) < FEW_LINES:
         return None
     now, start = median(loss.tail(0.1).values), loss.values[0]
     if 0.95 * start < now <= start:
-        fell = f"from {start:.3g} to {now:.3g} nats per token"
+        fell = f"from {start:.3g} to {now:.3g} {task_of(log).loss.name}"
         return Finding("underfitting", "note", f"The training loss has hardly fallen since the first line: {fell}.")
+    if task_of(log) is not LANGUAGE:
+        return None
     change, validation = _change(log), curve_of(log.repeated(), "loss").finite()
     if change is None or abs(change[0]) + change[1] >= 0.02 or not len(validation) or now <= 0:
         return None
@@ -245,13 +259,24 @@ def update_ratios(log: Log) -> Finding | None:
     return Finding("unusual-updates", "warning" if far else "note", message)
 
 
-def _validation(log: Log) -> tuple[Curve, str]:
-    """The finite validation measurements that compare, those of one text made in one way, and their unit."""
-    for name, unit in (("bits_per_byte", "bits per byte"), ("loss", "nats per token")):
-        curve = curve_of(log.repeated(), name).finite()
+def _validation(log: Log) -> tuple[Curve, Metric]:
+    """The finite validation losses that compare, those of one text made in one way, and their unit."""
+    task = task_of(log)
+    for metric in (metric for metric in task.metrics if metric.lower):
+        curve = curve_of(log.repeated(), metric.key).finite()
         if len(curve):
-            return curve, unit
-    return Curve(), ""
+            return curve, metric
+    return curve_of(log.repeated(), task.loss.key).finite(), task.loss
+
+
+def _meanwhile(log: Log, step: int) -> str:
+    """What became, from that step on, of the metric that a task is judged by; empty where that is the loss itself."""
+    metric = task_of(log).metrics[0]
+    known = curve_of(log.repeated(), metric.key).finite().between(step).values
+    if metric.lower or len(known) < 2:
+        return ""
+    moved = "rose" if known[-1] > known[0] else "fell" if known[-1] < known[0] else "stayed"
+    return f"; {metric.name} {moved} from {metric.show(known[0])} to {metric.show(known[-1])} meanwhile"
 
 
 def _noise(curve: Curve) -> float:
@@ -283,13 +308,13 @@ def _student(freedom: int) -> float:
 
 
 def _validation_too(log: Log, first: int) -> str:
-    curve, unit = _validation(log)
+    curve, metric = _validation(log)
     part = curve.between(first)
     if len(part) < 2:
         return ""
     before, after = part.values[0], part.values[-1]
     moved = "fell" if after < before else "rose" if after > before else "stayed"
-    return f", and validation {moved} from {before:.3f} to {after:.3f} {unit}"
+    return f", and validation {moved} from {before:.3f} to {after:.3f} {metric.name}"
 
 
 def _decay(log: Log, first: int, last: int) -> str:

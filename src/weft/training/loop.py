@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
-from weft.data.loader import Loader
 from weft.data.shards import PreparedData
 from weft.device import Machine
 from weft.errors import WeftError
@@ -28,6 +29,8 @@ from weft.training.optimizers import set_rates
 from weft.training.recipe import Recipe
 
 OnStep = Callable[[int, dict[str, Any]], None]
+DATA, CLIP, OPTIMIZER = "data", "clip", "optimizer"
+"""What a step does beside the model, as a profile names it."""
 
 
 @dataclass
@@ -49,10 +52,11 @@ class Training:
         self.model.compute_dtype = machine.dtype
         self.learner = Learner(self.model, recipe.objective).train()
         self.optimizer = recipe.optimizer.build(self.model)
+        self.averages = recipe.train.average.build(self.model)
         self.length = self.model.config.max_length
-        rows = max(1, recipe.train.batch_tokens // self.length)
-        self.loader = Loader(data.train, recipe.data.packing, self.length, rows, recipe.train.seed)
-        self.tokens_per_step = rows * self.length
+        train = recipe.train
+        self.loader = recipe.objective.loader(data, recipe.data, self.length, train.batch_tokens, train.seed)
+        self.tokens_per_step = self.loader.tokens_per_step
         self.flops_per_token = training_flops(self.model, self.length)
         self.total = 0
         self.step = 0
@@ -71,14 +75,16 @@ class Training:
             {path: parameter.detach().clone() for path, parameter in self.model.named_parameters()} if layers else {}
         )
         shown = layer_norms(self.model) if layers else {}
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip or math.inf, foreach=True)
-        if not (math.isfinite(nats) and math.isfinite(float(norm))):
+        with span(CLIP):
+            norm = clip_gradients(self.model, train.clip or math.inf)
+        if not (math.isfinite(nats) and math.isfinite(norm)):
             raise WeftError(
-                f"step {self.step + 1}: the loss is {nats / max(count, 1)}, the gradient's norm {float(norm)}: the run"
+                f"step {self.step + 1}: the loss is {nats / max(count, 1)}, the gradient's norm {norm}: the run"
                 f" diverged; try a smaller optimizer.learning_rate (now {self.recipe.optimizer.learning_rate:g})"
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        with span(OPTIMIZER):
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
         for module in self.model.modules():
             after_step = getattr(module, "after_step", None)
             if after_step is not None:
@@ -87,18 +93,21 @@ class Training:
             if layer in shown:  # a layer without a gradient rests
                 shown[layer]["update_ratio"] = ratio
         self.step += 1
+        if self.averages is not None:
+            self.averages.update(self.step)
         self.tokens += count
         self.since.nats += nats
         self.since.count += count
-        self.since.gradient_norm += float(norm)
+        self.since.gradient_norm += norm
         self.since.steps += 1
-        values: dict[str, Any] = {"loss": nats / max(count, 1), "gradient_norm": float(norm)}
+        values: dict[str, Any] = {"loss": nats / max(count, 1), "gradient_norm": norm}
         return {**values, "layers": shown} if layers else values
 
     def _gradients(self) -> tuple[float, int]:
         """Gradients of one step's whole batch; its summed nats and count."""
-        whole = self.recipe.objective.collate(self.loader.next(), self.machine.device)
-        counts = self.recipe.objective.counts(whole)
+        with span(DATA):
+            whole = self.recipe.objective.collate(self.loader.next(), self.machine.device)
+            counts = self.recipe.objective.counts(whole)
         nats = torch.zeros((), dtype=torch.float64)
         for index, batch in enumerate(self._micro_batches(whole)):
             # dropout alone draws from torch's default generator
@@ -110,6 +119,10 @@ class Training:
 
     def _micro_batches(self, batch: Batch) -> list[Batch]:
         return list(batch.split(self.recipe.train.micro_batch or batch.inputs.shape[0]))
+
+    def shown(self) -> AbstractContextManager[Mapping[str, Tensor]]:
+        """The model has the weights that the run gives meanwhile; yields those that are trained, if they are others."""
+        return nullcontext({}) if self.averages is None else self.averages.applied()
 
     def drain(self) -> dict[str, float]:
         """Means since the last call, for the log."""
@@ -135,6 +148,22 @@ class Training:
         self.step, self.tokens, self.total = state["step"], state["tokens"], state["total"]
         self.loader.restore(state["loader"])
         self.since = Since(**state["since"])
+
+
+def span(name: str) -> record_function:
+    """A stretch of a step that a profile tells apart; free while nobody profiles."""
+    return record_function(f"weft:{name}")
+
+
+def clip_gradients(model: torch.nn.Module, longest: float) -> float:
+    """The norm of the gradient over all parameters, which is shortened to `longest` where it is longer."""
+    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    total = torch.nn.utils.get_total_norm(gradients, foreach=True)
+    norm = float(total)
+    if norm > longest:  # else a pass over all gradients would multiply them by 1
+        torch.nn.utils.clip_grads_with_norm_(parameters, longest, total, foreach=True)
+    return norm
 
 
 def layer_of(path: str) -> str:

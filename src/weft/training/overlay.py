@@ -6,13 +6,12 @@ import math
 from collections.abc import Callable
 from statistics import median
 
-from weft.config import yaml
-from weft.errors import WeftError
 from weft.report.formats import count, duration, percent, plain, rate, significant
 from weft.report.markup import Markup, tag
 from weft.report.page import figure, flatten, fold, page, prose, section, table
 from weft.report.svg import PALETTE, Chart, Reference, Series
-from weft.training.pictures import BITS, NATS, baselines, conversion, measure, scaled, smooth, two_decimals
+from weft.training.measures import BITS, TOKEN_LOSS, Measure, Metric, baselines, measure, task_of
+from weft.training.pictures import conversion
 from weft.training.record import Curve, Run, curve_of
 
 Pick = Callable[[Run], Curve]
@@ -26,6 +25,9 @@ class Overlay:
         self.names = _names(runs)
         sizes = [_tokens_a_step(run) for run in runs if run.log.of("train")]
         known = [size for size in sizes if size is not None]
+        tasks = {task.objective: task for task in (task_of(run.log) for run in runs)}
+        self.task = next(iter(tasks.values())) if len(tasks) == 1 else None
+        """what all of them are judged by; None where their objectives differ"""
         self.x_name = "tokens" if len(known) == len(sizes) > 0 and max(known) > 1.01 * min(known) else "steps"
 
     def series(self, pick: Pick) -> list[Series]:
@@ -43,7 +45,8 @@ class Overlay:
 def overlay_page(runs: list[Run]) -> str:
     """The page that compares these runs, in the order given."""
     overlay = Overlay(runs)
-    curves = [chart for chart in (_validation(overlay), _training(overlay)) if chart]
+    charts = [*(_validation(overlay, metric) for metric in _metrics(overlay)), _training(overlay)]
+    curves = [chart for chart in charts if chart]
     panels = [panel for panel in (_learning_rates(overlay), _gradient_norms(overlay), _speeds(overlay)) if panel]
     recipes = [
         fold(f"Recipe of {name}", tag("pre", run.resolved or run.recipe), raw=True)
@@ -65,35 +68,54 @@ def overlay_page(runs: list[Run]) -> str:
 
 
 def verdict(overlay: Overlay) -> str:
-    """Which run came lowest and by how much, where their numbers compare."""
-    problem = _incomparable(overlay.runs)
-    measures = [measure(run) for run in overlay.runs]
-    ranked = sorted(
-        ((found.value, name, found) for found, name in zip(measures, overlay.names, strict=True) if found),
-        key=lambda entry: entry[:2],
-    )
+    """Which run came out best and by how much, where their numbers compare."""
+    problem = _incomparable(overlay)
+    pairs = zip(overlay.runs, overlay.names, strict=True)
+    ranked = [(found, name) for run, name in pairs if (found := measure(run))]
     if problem or len(ranked) < 2:
         return f"{len(overlay.runs)} runs, without a ranking: {problem or 'fewer than two of them were measured'}."
-    (low, name, found), (following, beside, _) = ranked[:2]
-    lead = f"{name} came lowest: {two_decimals(low)} {found.unit}"
-    share = 1 - low / following
-    gap = f"{percent(share)} below" if share >= 0.0005 else "level with"
-    return f"{lead}, {gap} {beside}'s {two_decimals(following)}."
+    sign = 1 if ranked[0][0].metric.lower else -1
+    (best, name), (following, beside) = sorted(ranked, key=lambda pair: (sign * pair[0].value, pair[1]))[:2]
+    metric = best.metric
+    gap = _gap(best, following) or "level with"
+    lead = f"{name} {'came lowest' if metric.lower else 'is ahead'}: {best.named}, "
+    if metric.lower:
+        return f"{lead}{gap} {beside}'s {following}."
+    doubt = ", less than the uncertainty of either" if gap != "level with" and _overlapping(best, following) else ""
+    return f"{lead}{gap} {beside} ({following}){doubt}."
 
 
-def _incomparable(runs: list[Run]) -> str:
+def _gap(best: Measure, following: Measure) -> str:
+    """How far the best lies from the one after it."""
+    if not best.metric.lower:
+        return best.metric.gap(best.value, following.value)
+    share = 1 - best.value / following.value
+    return f"{percent(share)} below" if share >= 0.0005 else ""
+
+
+def _overlapping(one: Measure, other: Measure) -> bool:
+    """Whether each value lies within the other's interval."""
+    if not one.interval or not other.interval:
+        return False
+    return one.interval[0] <= other.value <= one.interval[1] and other.interval[0] <= one.value <= other.interval[1]
+
+
+def _incomparable(overlay: Overlay) -> str:
     """Why the last measures of these runs do not compare; empty where they do."""
+    runs = overlay.runs
+    if overlay.task is None:
+        return f"their objectives differ ({', '.join(sorted({task_of(run.log).objective for run in runs}))})"
     measures = [found for found in map(measure, runs) if found]
     tokenizers = {str(run.at("data.tokenizer")) for run in runs if run.at("data.tokenizer")}
     # A fingerprint covers the tokenizer too: where those differ, the text is known by its source and its size.
     same = ("data.fingerprint",) if len(tokenizers) < 2 else ("data.source", "data.validation.bytes")
     if any(len({str(run.at(path)) for run in runs if run.at(path) is not None}) > 1 for path in same):
         return "they were trained and measured on different texts"
-    if len({found.unit for found in measures}) > 1:
+    if len({found.metric for found in measures}) > 1:
         return "their units differ"
     if len({(found.whole, found.validation) for found in measures}) > 1:
-        return "not all of them were measured on the whole validation text"
-    if len(tokenizers) > 1 and any(found.unit == NATS for found in measures):
+        return f"not all of them were measured on {overlay.task.all_of_it}"
+    if len(tokenizers) > 1 and any(found.metric == TOKEN_LOSS for found in measures):
         return "their tokenizers differ, so that nats per token do not compare"
     return ""
 
@@ -108,53 +130,77 @@ def _caution(runs: list[Run]) -> str:
     return f"One run each, on {same}: how far another seed would move these numbers is not known from them.{budget}"
 
 
-def _validation(overlay: Overlay) -> Chart | None:
+def _metrics(overlay: Overlay) -> list[Metric]:
+    """What to draw of validation: what the task is judged by, and the loss; for different tasks their losses alone."""
+    if overlay.task is None:
+        return [Metric("loss", "nats per token, or per example", lower=True)]
     measured = [run for run in overlay.runs if run.log.of("validation")]
-    bits = all(len(curve_of(run.log.repeated(), "bits_per_byte").finite()) for run in measured)
-    name, unit = ("bits_per_byte", BITS) if bits else ("loss", NATS)
-    series = overlay.series(lambda run: curve_of(run.log.repeated(), name))
+    known = [
+        metric
+        for metric in overlay.task.metrics
+        if all(len(curve_of(run.log.repeated(), metric.key).finite()) for run in measured)
+    ]
+    return known if known and known[0].lower else [*known, overlay.task.loss]
+
+
+def _validation(overlay: Overlay, metric: Metric) -> Chart | None:
+    series = overlay.series(lambda run: curve_of(run.log.repeated(), metric.key).times(metric.factor))
     if not series:
         return None
-    levels = {(level.name, level.value): Reference(level.name, level.value) for level in baselines(overlay.runs[0])}
-    shared = all({(level.name, level.value) for level in baselines(run)} == set(levels) for run in overlay.runs)
-    lowest = min(series, key=lambda line: line.last[1] if line.last else math.inf)
+    levels = {(level.label, level.value * metric.factor) for level in baselines(overlay.runs[0], metric)}
+    shared = all(
+        {(level.label, level.value * metric.factor) for level in baselines(run, metric)} == levels
+        for run in overlay.runs
+    )
+    ceiling = _ceiling(series) if metric.lower else None
     return Chart(
-        f"{lowest.name} ends lowest on validation",
+        _title(overlay, series, metric, "on validation"),
         series,
         overlay.x_name,
-        unit,
-        subtitle="Validation loss during training, as each run repeated it; lower is better",
-        references=list(levels.values()) if bits and shared else [],
-        ceiling=_ceiling(series),
-        show=two_decimals,
-        caption=_cut_note(series),
+        f"{metric.name}, %" if metric.unit else metric.name,
+        subtitle=f"Validation {'loss' if metric.lower else metric.name} during training, as each run repeated it; "
+        f"{'lower' if metric.lower else 'higher'} is better",
+        references=[Reference(*level) for level in sorted(levels)] if shared and metric.key != "loss" else [],
+        ceiling=ceiling,
+        show=metric.shown,
+        caption=_cut_note(series) if metric.lower else "",
     )
 
 
+def _title(overlay: Overlay, series: list[Series], metric: Metric, where: str) -> str:
+    """Which line ends best, where the lines compare."""
+    if overlay.task is None:
+        return f"The loss {where}: different objectives, so the lines do not compare"
+    ends = [(line.last[1], line.name) for line in series if line.last]
+    best = min(ends) if metric.lower else max(ends)
+    how = "lowest" if metric.lower else f"highest in {metric.name}"
+    return f"{best[1]} ends {how} {where}"
+
+
 def _training(overlay: Overlay) -> Chart | None:
-    conversions = [conversion(run) for run in overlay.runs]
-    bits = all(conversions)
+    metric = _metrics(overlay)[-1]
+    bits = metric == BITS and all(conversion(run) for run in overlay.runs)
 
     def pick(run: Run) -> Curve:
         convert = conversion(run)
-        return smooth(scaled(run.log.curve("train", "loss"), convert.factor if bits and convert else 1.0))
+        return run.log.curve("train", "loss").times(convert.factor if bits and convert else 1.0).smooth()
 
     series = overlay.series(pick)
     if not series:
         return None
-    lowest = min(series, key=lambda line: line.last[1] if line.last else math.inf)
+    metric = BITS if bits else overlay.task.loss if overlay.task else metric
     notes = ["Running medians of the log lines.", _cut_note(series)]
     if bits:
         notes.append("Logged in nats per token and shown with each run's own bytes per token.")
     return Chart(
-        f"{lowest.name} ends lowest on the text trained on",
+        _title(overlay, series, metric, "in training"),
         series,
         overlay.x_name,
-        BITS if bits else NATS,
+        metric.name,
         subtitle="Training loss",
         caption=" ".join(note for note in notes if note),
         ceiling=_ceiling(series),
-        show=two_decimals,
+        show=metric.shown,
     )
 
 
@@ -181,7 +227,7 @@ def _learning_rates(overlay: Overlay) -> Chart | None:
 
 
 def _gradient_norms(overlay: Overlay) -> Chart | None:
-    series = overlay.series(lambda run: smooth(run.log.curve("train", "gradient_norm")))
+    series = overlay.series(lambda run: run.log.curve("train", "gradient_norm").smooth())
     if not series:
         return None
     title = (
@@ -193,7 +239,7 @@ def _gradient_norms(overlay: Overlay) -> Chart | None:
 
 
 def _speeds(overlay: Overlay) -> Chart | None:
-    series = overlay.series(lambda run: smooth(run.log.clock("tokens_per_second")))
+    series = overlay.series(lambda run: run.log.clock("tokens_per_second").smooth())
     if not series:
         return None
     middle = [median(y for _, y in line.points if math.isfinite(y)) for line in series]
@@ -216,7 +262,7 @@ def _summary(overlay: Overlay) -> Markup:
         rows.append(
             [
                 name,
-                f"{found} {found.unit}" if found else "none",
+                _with_interval(found) if found else "none",
                 where,
                 f"{last.step:,}" if last else "",
                 count(last.tokens) if last and math.isfinite(last.tokens) else "",
@@ -229,9 +275,17 @@ def _summary(overlay: Overlay) -> Markup:
     return table(["run", "last measure", "of validation", "steps", "tokens", "parameters", "time", "speed", ""], rows)
 
 
+def _with_interval(found: Measure) -> str:
+    """The measure, with its 95 % interval where it has one."""
+    if not found.interval:
+        return found.named
+    low, high = (found.metric.show(value) for value in found.interval)
+    return f"{found.named} ({low.removesuffix(found.metric.unit)} to {high})"
+
+
 def _differences(overlay: Overlay) -> Markup:
     """The fields of the resolved recipes that are not the same in all runs."""
-    fields = [dict(flatten(_recipe(run))) for run in overlay.runs]
+    fields = [dict(flatten(run.asked)) for run in overlay.runs]
     if not all(fields):
         return tag("p", "Not every run holds a resolved recipe.")
     paths = list(dict.fromkeys(path for each in fields for path in each))
@@ -241,14 +295,6 @@ def _differences(overlay: Overlay) -> Markup:
         if len({each.get(path) for each in fields}) > 1
     ]
     return table(["field", *overlay.names], rows) if rows else tag("p", "Nothing: the same recipe was asked for.")
-
-
-def _recipe(run: Run) -> dict[str, object]:
-    try:
-        found = yaml.parse(run.resolved, "resolved.yaml") if run.resolved else {}
-    except WeftError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _tokens_a_step(run: Run) -> float | None:

@@ -3,44 +3,25 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from statistics import median, quantiles
 
 from weft.report.formats import count, percent, plain, rate, significant, size
 from weft.report.heat import HeatMap
-from weft.report.scales import running_median
 from weft.report.svg import Chart, Event, Reference, Series
 from weft.training.diagnosis import Finding
+from weft.training.measures import (
+    BITS,
+    LANGUAGE,
+    Measure,
+    Metric,
+    baselines,
+    task_of,
+    validated,
+)
 from weft.training.record import Curve, Line, Run, curve_of, finite
 
-BITS, NATS = "bits per byte", "nats per token"
 TRAINING, VALIDATION = "blue", "vermillion"  # one color each, in every picture
-_PART = "one fixed part of the validation text"
-SMOOTHED_FROM = 60  # lines; fewer are drawn as they are
-
-
-@dataclass(frozen=True)
-class Measure:
-    """The number a run is judged by."""
-
-    value: float
-    unit: str
-    step: int
-    whole: bool
-    validation: bool = True
-
-    def __str__(self) -> str:
-        return two_decimals(self.value)
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """What another program needs for the same text, in bits per byte."""
-
-    name: str
-    value: float
-    how: str
 
 
 @dataclass(frozen=True)
@@ -50,28 +31,6 @@ class Conversion:
     factor: float
     bytes_per_token: float
     whose: str
-
-
-def measure(run: Run) -> Measure | None:
-    """The last finite validation value (that which concluded the run, if one did), or else the last training loss."""
-    for name, unit in (("bits_per_byte", BITS), ("loss", NATS)):
-        for lines in (run.log.concluding(), run.log.repeated()):
-            curve = curve_of(lines, name).finite()
-            if len(curve):
-                return Measure(curve.values[-1], unit, curve.steps[-1], bool(lines[-1].values.get("whole")))
-    loss = smooth(run.log.curve("train", "loss").finite())
-    return Measure(loss.values[-1], NATS, loss.steps[-1], whole=False, validation=False) if len(loss) else None
-
-
-def baselines(run: Run) -> list[Baseline]:
-    """The manifest's baselines, xz first; each named as its program was called."""
-    found = []
-    for key, entry in run.section("data.baselines").items():
-        value = finite(entry.get("bits_per_byte")) if isinstance(entry, dict) else None
-        if value:
-            name, *how = re.split(r"\s*,\s*|\s+(?=with\b)", str(entry.get("how") or key), maxsplit=1)
-            found.append(Baseline(name or str(key), value, " ".join(how)))
-    return sorted(found, key=lambda baseline: not baseline.name.startswith("xz"))
 
 
 def conversion(run: Run) -> Conversion | None:
@@ -86,39 +45,48 @@ def conversion(run: Run) -> Conversion | None:
 
 
 def learning_curve(run: Run, findings: list[Finding]) -> Chart | None:
-    """Training and validation over the steps, in bits per byte where those can be had honestly."""
-    known = curve_of(run.log.repeated(), "bits_per_byte").finite()
-    convert = conversion(run) if len(known) else None
-    unit, name = (BITS, "bits_per_byte") if convert else (NATS, "loss")
-    training = scaled(run.log.curve("train", "loss"), convert.factor if convert else 1.0)
-    repeated, concluding = (curve_of(lines, name) for lines in (run.log.repeated(), run.log.concluding()))
-    part = "" if all(line.values.get("whole") for line in run.log.repeated()) else " part"
+    """Loss in training and validation over the steps, in bits per byte where those can be had honestly."""
+    known = curve_of(run.log.repeated(), BITS.key).finite()
+    convert, task = conversion(run) if len(known) else None, task_of(run.log)
+    metric = BITS if convert else task.loss
+    training = run.log.curve("train", "loss").times(convert.factor if convert else 1.0)
+    repeated, concluding = run.log.repeated(), _another(run)
+    part = "" if all(line.values.get("whole") for line in repeated) else " part"
+    dots = curve_of(repeated, metric.key)
     series = [
         *_faint_and_smooth(training, "training", "train"),
-        Series(f"validation{part and ',' + part}", repeated.points, VALIDATION, "dots", f"valid.{part}"),
-        Series("validation, whole", concluding.points[-1:], VALIDATION, "ring", "valid. whole"),
+        Series(f"validation{part and ',' + part}", dots.points, VALIDATION, "dots", f"valid.{part}"),
+        Series("validation, whole", curve_of(concluding, metric.key).points[-1:], VALIDATION, "ring", "valid. whole"),
     ]
     series = [line for line in series if line.last]
     if not series:
         return None
-    ceiling, found = _ceiling(training, repeated), measure(run)
+    ceiling, found = _ceiling(training, dots), validated(run.log, metric)
+    what = (
+        ("the text trained on", "text held out") if task is LANGUAGE else ("the training examples", "examples held out")
+    )
     return Chart(
-        title=_curve_title(run, findings),
+        title=_curve_title(run, findings, metric),
         series=series,
         x_name="steps",
-        y_name=unit,
-        subtitle="Loss on the text trained on and on text held out; lower is better"
-        if found and found.validation
-        else "Loss on the text trained on; lower is better",
+        y_name=metric.name,
+        subtitle=f"Loss on {' and on '.join(what[: 1 + bool(found)])}; lower is better",
         caption=" ".join(_curve_notes(run, training, convert, ceiling)),
-        references=[Reference(baseline.name, baseline.value) for baseline in baselines(run)] if convert else [],
-        events=_events(run, findings),
+        references=[Reference(level.name, level.value) for level in baselines(run, BITS)] if convert else [],
+        events=events(run, findings),
         ceiling=ceiling,
-        show=two_decimals,
+        show=metric.shown,
     )
 
 
-def _curve_title(run: Run, findings: list[Finding]) -> str:
+def _another(run: Run) -> list[Line]:
+    """What concluded the run, where it is another quantity than what was repeated: for a task the loss of all examples
+    is the same however often it is taken."""
+    same = task_of(run.log) is not LANGUAGE and all(line.values.get("whole") for line in run.log.repeated())
+    return [] if same else run.log.concluding()
+
+
+def _curve_title(run: Run, findings: list[Finding], metric: Metric) -> str:
     told = {
         "not-finite": "The loss is not finite from step {} on",
         "diverging": "The loss was lowest around step {} and has risen since",
@@ -129,51 +97,64 @@ def _curve_title(run: Run, findings: list[Finding]) -> str:
         for finding in findings:
             if finding.kind == kind:
                 return text.format(f"{finding.step:,}")
-    found = measure(run)
-    if found is None or not found.validation:
+    found = validated(run.log, metric)
+    if found is None:
         loss = run.log.curve("train", "loss").finite()
-        return f"The training loss went from {loss.values[0]:.2f} to {loss.values[-1]:.2f} {NATS}"
+        return f"The training loss went from {loss.values[0]:.2f} to {loss.values[-1]:.2f} {metric.name}"
     return _seen(run, found)
 
 
 def _seen(run: Run, found: Measure) -> str:
     """What the validation curve shows: when it passed the baseline, or how far it fell."""
-    name = "bits_per_byte" if found.unit == BITS else "loss"
-    curve = curve_of(run.log.repeated(), name).finite()
-    for level in baselines(run)[:1] if found.unit == BITS else ():
+    curve = curve_of(run.log.repeated(), found.metric.key).finite()
+    for level in baselines(run, BITS)[:1] if found.metric == BITS else ():
         below = [step for step, value in zip(curve.steps, curve.values, strict=True) if value < level.value]
         if below and curve.values[-1] < level.value and below[0] > curve.steps[0]:
             return f"Validation passed below {level.name} by step {below[0]:,}"
         if found.value > level.value * 1.005:
             return f"Validation is still {percent(found.value / level.value - 1)} above {level.name}"
     if len(curve) < 2:
-        return f"Validation came to {found} {found.unit}"
+        return f"Validation came to {found.named}"
     moved = "fell" if curve.values[-1] < curve.values[0] else "went"
-    ends = [two_decimals(value) for value in (curve.values[0], curve.values[-1])]
-    return f"Validation {moved} from {ends[0]} to {ends[1]} {found.unit}"
+    ends = [found.metric.show(value) for value in (curve.values[0], curve.values[-1])]
+    return f"Validation {moved} from {ends[0]} to {ends[1]} {found.metric.name}"
 
 
 def _curve_notes(run: Run, training: Curve, convert: Conversion | None, ceiling: float | None) -> list[str]:
     """What a reader must know to take the picture for no more than it is."""
-    said = []
-    if len(training) >= SMOOTHED_FROM:
-        said.append(f"Training: the running median of {window(training)} log lines, the lines themselves faint.")
+    said, task = [], task_of(run.log)
+    if training.window > 1:
+        said.append(f"Training: the running median of {training.window} log lines, the lines themselves faint.")
     if convert:
         said.append(
             f"Training loss is logged in nats per token and shown with the {convert.whose}'s "
             f"{convert.bytes_per_token:.2f} bytes per token."
         )
     for line in run.log.repeated()[-1:]:
-        said.append(f"Dots: {'the whole validation text' if line.values.get('whole') else _PART}{_way(line)}.")
-    for line in run.log.concluding()[-1:]:
-        said.append(f"Ring: the whole of it{_way(line)}, so not the same quantity.")
+        part = task.all_of_it if line.values.get("whole") else f"one fixed part of the {task.held_out}"
+        said.append(f"Dots: {part}{_way(line)}.")
+    for line in _another(run)[-1:]:
+        said.append(
+            f"Ring: {'the whole of it' if task is LANGUAGE else 'all of them'}{_way(line)}, so not the same quantity."
+        )
+    smoothing = objective_option(run, "label_smoothing")
+    if smoothing:
+        said.append(
+            f"Only the training loss has label smoothing ({smoothing:g}): the distance between the two says nothing."
+        )
     if convert:
-        said += [f"{level.name}: {level.how}." for level in baselines(run) if level.how]
+        said += [f"{level.name}: {level.how}." for level in baselines(run, BITS) if level.how]
     above = [value for value in training.finite().values if ceiling is not None and value > ceiling]
     if above:
         lines = "1 early line lies" if len(above) == 1 else f"{len(above):,} early lines lie"
         said.append(f"{lines} above the frame, up to {max(above):.2f}.")
     return said
+
+
+def objective_option(run: Run, name: str) -> float | None:
+    """A number among the objective's options in the resolved recipe."""
+    objective = run.asked.get("objective")
+    return finite(objective.get(name)) if isinstance(objective, dict) else None
 
 
 def _ceiling(training: Curve, validation: Curve) -> float | None:
@@ -186,10 +167,11 @@ def _ceiling(training: Curve, validation: Curve) -> float | None:
     return top if max(known.values) > top else None
 
 
-def _events(run: Run, findings: list[Finding]) -> list[Event]:
+def events(run: Run, findings: list[Finding]) -> list[Event]:
+    """What happened at one step, for the x axis."""
     marked = ("overfitting", "validation-rose")
-    events = [Event(float(f.step), "best validation") for f in findings if f.kind in marked and f.step is not None]
-    events += [Event(float(f.step), "not finite from here") for f in findings if f.kind == "not-finite" and f.step]
+    found = [Event(float(f.step), "best validation") for f in findings if f.kind in marked and f.step is not None]
+    found += [Event(float(f.step), "not finite from here") for f in findings if f.kind == "not-finite" and f.step]
     happened = [(line.step, str(line.values.get("what") or "event")) for line in run.log.of("event")]
     resumes = run.at("resumes")
     for entry in resumes if isinstance(resumes, list) else []:
@@ -197,8 +179,8 @@ def _events(run: Run, findings: list[Finding]) -> list[Event]:
         happened += [(int(step), "resumed")] if step is not None else []
     # More than a few would hide the curve; all of them stand at the end of the page.
     if len(happened) <= 4:
-        events += [Event(float(step), what[:24]) for step, what in dict.fromkeys(happened)]
-    return events
+        found += [Event(float(step), what[:24]) for step, what in dict.fromkeys(happened)]
+    return found
 
 
 def learning_rate(run: Run) -> Chart | None:
@@ -230,13 +212,13 @@ def gradient_norm(run: Run) -> Chart | None:
     at = known.steps[known.values.index(highest)]
     middle = significant(median(known.tail(0.5).values), 2)
     title = f"The gradient norm came to about {middle}; the highest, {significant(highest, 2)}, was at step {at:,}"
-    note = f"The running median of {window(curve)} log lines, the lines themselves faint."
+    note = f"The running median of {curve.window} log lines, the lines themselves faint."
     return Chart(
         title,
         _faint_and_smooth(curve, "gradient norm"),
         "steps",
         "norm before clipping",
-        caption=note if len(curve) >= SMOOTHED_FROM else "",
+        caption=note if curve.window > 1 else "",
         y_log=min(known.values) > 0,
         labels=False,
     )
@@ -280,51 +262,22 @@ def speed(run: Run) -> list[Chart]:
         peak = run.number("machine.peak_gflops")
         title = f"{percent(median(share.values))} of the machine's peak was used"
         caption = f"Measured peak: {count(peak)} GFLOP/s." if peak else ""
-        series = _faint_and_smooth(scaled(share, 100), "share of peak")
+        series = _faint_and_smooth(share.times(100), "share of peak")
         charts.append(Chart(title, series, "steps", "% of peak", caption=caption, y_zero=True, labels=False))
     return charts
 
 
 def _faint_and_smooth(curve: Curve, name: str, short: str = "") -> list[Series]:
     """The curve's running median in front of its own lines; the curve alone where it is short."""
-    behind = [Series(f"{name}, each line", curve.points, TRAINING, "faint")] if len(curve) >= SMOOTHED_FROM else []
-    return [*behind, Series(name, smooth(curve).points, TRAINING, short=short)]
-
-
-def smooth(curve: Curve) -> Curve:
-    """The running median of a curve; the curve itself where it is short."""
-    if len(curve) < SMOOTHED_FROM:
-        return curve
-    return Curve(curve.steps, running_median(curve.values, window(curve)))
-
-
-def window(curve: Curve) -> int:
-    """How many lines the running median of a curve looks at: about a fortieth, an odd number."""
-    return min(101, max(5, len(curve) // 40)) | 1
-
-
-def comparison(value: float, against: Baseline) -> str:
-    """How a value stands beside a baseline: 4.1 % below xz -9e's 2.01."""
-    share = value / against.value - 1
-    if abs(share) < 0.005:
-        return f"level with {against.name}'s {against.value:.2f}"
-    return f"{percent(abs(share))} {'below' if share < 0 else 'above'} {against.name}'s {against.value:.2f}"
-
-
-def scaled(curve: Curve, factor: float) -> Curve:
-    """The curve times a factor."""
-    return Curve(curve.steps, [value * factor for value in curve.values])
-
-
-def two_decimals(value: float) -> str:
-    """A loss as it is written in sentences and at a curve's end."""
-    return f"{value:.2f}" if math.isfinite(value) and abs(value) < 1e4 else significant(value)
+    behind = [Series(f"{name}, each line", curve.points, TRAINING, "faint")] if curve.window > 1 else []
+    return [*behind, Series(name, curve.smooth().points, TRAINING, short=short)]
 
 
 def _way(line: Line) -> str:
     """How much text was measured, and in which windows."""
     amount, window, stride = (finite(line.values.get(name)) for name in ("bytes", "window", "stride"))
-    said = [size(amount)] if amount else []
+    examples = finite(line.values.get("examples"))
+    said = [size(amount)] if amount else [f"{examples:,.0f}"] if examples else []
     if window and stride:
         said.append(f"windows of {window:,.0f} tokens every {stride:,.0f}")
     return f" ({', '.join(said)})" if said else ""

@@ -19,14 +19,14 @@ def say(console: Console, text: str) -> None:
 
 
 class Progress:
-    """step, loss, bits per byte, tokens a second, share of the machine's measured peak, time left."""
+    """step, loss, what was last measured, tokens a second, share of the machine's measured peak, time left."""
 
     def __init__(self, console: Console, total: int, step: int) -> None:
         self.console = console
         self.total = total
         self.done, self.at = step, time.monotonic()
         self.pace = math.nan  # seconds a step, validations and all, recent ones counting most
-        self.bits = math.nan
+        self.measured = ""
         self.head = self.tail = ""
         self.live = (
             Live(Text(""), console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
@@ -59,15 +59,14 @@ class Progress:
             bar = "━" * full + "╌" * (width - full)
             self.live.update(Text(f"{bar}  {line}", no_wrap=True, overflow="ellipsis"))
 
-    def validated(self, bits: float) -> None:
-        """A validation was measured; not a number where the tokenizer loses some of the text."""
-        self.bits = bits
+    def validated(self, measured: str) -> None:
+        """A validation was measured: the number that stands in the line, with its name."""
+        self.measured = measured
         if not self.live and self.head:
             say(self.console, self._line())
 
     def _line(self) -> str:
-        bits = [] if math.isnan(self.bits) else [f"{self.bits:.3f} bits/byte"]
-        return "  ".join([self.head, *bits, self.tail])
+        return "  ".join(part for part in (self.head, self.measured, self.tail) if part)
 
     def say(self, text: str) -> None:
         """A sentence above the line."""

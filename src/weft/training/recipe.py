@@ -15,6 +15,7 @@ from weft.data.config import DataConfig
 from weft.errors import WeftError
 from weft.models.config import ModelConfig
 from weft.objectives import Causal, Objective
+from weft.training.averages import Average, NoAverage
 from weft.training.budget import Budget
 from weft.training.optimizers import AdamW, Optimizer
 from weft.training.schedules import Schedule, WarmupStableDecay
@@ -29,6 +30,8 @@ class Train(Section):
     """tokens a step"""
     clip: PositiveFloat | None = 1.0
     """longest gradient (its norm over all parameters); longer ones are shortened"""
+    average: Slot[Average] = NoAverage()
+    """which weights are measured, sampled from and kept: those of the last step, or an average over steps"""
     seed: int = Field(0, ge=0)
     """what all random streams derive from"""
     evaluate_every: PositiveInt | None = None

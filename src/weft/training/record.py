@@ -10,8 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from weft.config import yaml
 from weft.errors import WeftError
+from weft.report.scales import running_median
 from weft.runs import log
+
+SMOOTHED_FROM = 60
+"""Lines; curves of fewer are drawn as they are."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,19 @@ class Curve:
         """The part that lies in the last `share` of the steps."""
         return self.between(self.steps[-1] - share * (self.steps[-1] - self.steps[0])) if self.steps else self
 
+    def times(self, factor: float) -> Curve:
+        """The curve in another unit."""
+        return Curve(self.steps, [value * factor for value in self.values])
+
+    @property
+    def window(self) -> int:
+        """How many lines its running median looks at: about a fortieth, an odd number; 1 where the curve is short."""
+        return min(101, max(5, len(self) // 40)) | 1 if len(self) >= SMOOTHED_FROM else 1
+
+    def smooth(self) -> Curve:
+        """The running median; the curve itself where it is short."""
+        return Curve(self.steps, running_median(self.values, self.window)) if self.window > 1 else self
+
     def _where(self, keep: Callable[[int, float], bool]) -> Curve:
         pairs = [pair for pair in zip(self.steps, self.values, strict=True) if keep(*pair)]
         return Curve([step for step, _ in pairs], [value for _, value in pairs])
@@ -62,12 +80,14 @@ class Log:
     """A run's `metrics.jsonl`: what is no line of a log is passed over."""
 
     lines: list[Line]
+    objective: str = ""
+    """the kind that was asked for, where that is known"""
 
     @classmethod
-    def of_entries(cls, entries: Iterable[object]) -> Log:
+    def of_entries(cls, entries: Iterable[object], objective: str = "") -> Log:
         """The log that these objects make, in the order of their steps."""
         lines = [line for entry in entries if (line := _line(entry))]
-        return cls(sorted(lines, key=lambda line: line.step))
+        return cls(sorted(lines, key=lambda line: line.step), objective)
 
     def of(self, split: str) -> list[Line]:
         """The lines of one split: train, validation, sample or event."""
@@ -118,6 +138,9 @@ class Run:
     recipe: str = ""
     resolved: str = ""
     folder: str = ""
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    """the resolved recipe"""
+    path: Path | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Run:
@@ -129,8 +152,11 @@ class Run:
         manifest = _mapping(_text(folder / "manifest.json"))
         name = manifest.get("name")
         texts = (_text(folder / "recipe.yaml"), _text(folder / "resolved.yaml"))
-        lines, place = Log.of_entries(log.Log(folder / "metrics.jsonl")), folder.resolve().name
-        return cls(str(name or place), manifest, lines, *texts, folder=place)
+        asked, place = _recipe(texts[1]), folder.resolve().name
+        objective = asked.get("objective")
+        kind = str(objective.get("kind")) if isinstance(objective, dict) else str(objective or "")
+        lines = Log.of_entries(log.Log(folder / "metrics.jsonl"), kind)
+        return cls(str(name or place), manifest, lines, *texts, folder=place, asked=asked, path=folder)
 
     def at(self, path: str) -> object:
         """What the manifest holds at a dotted path; None where it holds nothing."""
@@ -177,6 +203,14 @@ def _mapping(text: str) -> Mapping[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _recipe(text: str) -> dict[str, Any]:
+    try:
+        found = yaml.parse(text, "resolved.yaml") if text else {}
+    except WeftError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _line(entry: object) -> Line | None:

@@ -8,17 +8,21 @@ from pathlib import Path
 from statistics import median
 
 from weft.errors import WeftError
-from weft.report.formats import count, duration, percent, rate
+from weft.report.formats import count, duration, rate
 from weft.report.markup import Markup, join, tag
 from weft.report.page import facts, figure, flatten, fold, heat_figure, page, prose, section
 from weft.runs.atomic import write_text
 from weft.training import pictures
-from weft.training.diagnosis import Finding, diagnose
+from weft.training.diagnosis import Finding, diagnose, ordered
+from weft.training.measures import LANGUAGE, baselines, comparison, losses, measure, task_of, validated
 from weft.training.overlay import overlay_page
-from weft.training.pictures import BITS, baselines, comparison, measure
-from weft.training.record import Line, Run, curve_of, finite
+from weft.training.record import Line, Run, finite
+from weft.training.report_tasks import opening, read_answers, task_sections
+from weft.training.task_diagnosis import diagnose_answers
 
 TREND = {
+    "one-class": "it puts every example into one class",
+    "one-answer": "it writes the same answer to every source",
     "diverging": "the training loss has risen",
     "overfitting": "overfitting since step {:,}",
     "validation-rose": "validation has risen since step {:,}",
@@ -26,6 +30,7 @@ TREND = {
     "plateau": "level at the end",
     "short": "too few log lines to judge a trend",
 }
+_OF_THE_LOSS = {"falling": "the training loss still falls", "plateau": "the training loss was level at the end"}
 SAMPLES_SHOWN = 4
 SAMPLE_LENGTH = 600
 
@@ -47,7 +52,8 @@ def write_report(runs: list[Path], out: Path | None = None) -> Path:
 
 def run_page(run: Run) -> str:
     """The page of one run."""
-    findings = diagnose(run.log)
+    answers = read_answers(run)
+    findings = ordered([*diagnose(run.log), *diagnose_answers(run, answers)])
     curve = pictures.learning_curve(run, findings)
     steering = [
         figure(chart, half=True) for chart in (pictures.learning_rate(run), pictures.gradient_norm(run)) if chart
@@ -59,8 +65,9 @@ def run_page(run: Run) -> str:
         tag("p", " · ".join(part for part in ("weft training report", run.name, status) if part), class_="kicker"),
         tag("h1", prose(verdict(run, findings))),
         _headline(run),
-        figure(curve) if curve else "",
+        *opening(run, findings, answers, curve),
         section("What the curves say", _findings(run, findings)),
+        *task_sections(run, answers),
         section("What it wrote along the way", _samples(run)),
         section("How it was steered", _pair(steering)),
         section("Layer by layer", _pair(layers)),
@@ -76,17 +83,21 @@ def verdict(run: Run, findings: list[Finding]) -> str:
     found, stopped = measure(run), _stopped(run)
     if found is None:
         return f"{stopped or 'Nothing to show yet'}: the log holds no loss."
-    where = "" if found.whole else " on part of the validation text" if found.validation else " in training"
-    text = f"{found} {found.unit}{where} after {_steps(found.step)}"
+    held_out = task_of(run.log).held_out
+    where = "" if found.whole else f" on part of the {held_out}" if found.validation else " in training"
+    text = f"{found.named}{where} after {_steps(found.step)}"
     kinds = {finding.kind: finding for finding in findings}
     if "not-finite" in kinds:
         return f"{kinds['not-finite'].message.removesuffix('.')}; the last finite measure is {text}."
-    for against in baselines(run)[:1] if found.unit == BITS else ():
-        text += f": {comparison(found.value, against)}"
-    said = [text, *(words.format(kinds[kind].step) for kind, words in TREND.items() if kind in kinds)][:2]
+    for against in baselines(run, found.metric)[:1]:
+        text += f": {comparison(found, against)}"
+    # What is judged by something else than the loss may rise while the loss is level, or falls.
+    trend = TREND if found.metric.lower else TREND | _OF_THE_LOSS
+    said = [text, *(words.format(kinds[kind].step) for kind, words in trend.items() if kind in kinds)][:2]
     if not found.validation:
         said.append("nothing was validated")
-    return f"{stopped + ': ' if stopped else ''}{'; '.join(said)}."
+    sentence = "; ".join(said)
+    return f"{stopped}: {sentence}." if stopped else f"{sentence[:1].upper()}{sentence[1:]}."
 
 
 def _stopped(run: Run) -> str:
@@ -107,19 +118,25 @@ def _headline(run: Run) -> Markup:
     found, items = measure(run), []
     if found:
         where = "validation" if found.whole else "part of validation" if found.validation else "training"
-        items.append(tag("div", tag("dt", f"{found.unit}, {where}"), tag("dd", str(found)), class_="first"))
-        for against in baselines(run)[:1] if found.unit == BITS else ():
-            change = percent(found.value / against.value - 1)
-            items.append(_item(f"against {against.name}", change if change.startswith("−") else f"+{change}"))
+        items.append(tag("div", tag("dt", f"{found.metric.name}, {where}"), tag("dd", str(found)), class_="first"))
+        if found.interval:
+            low, high = (found.metric.show(value) for value in found.interval)
+            items.append(_item("95 % interval", f"{low.removesuffix(found.metric.unit)} to {high}"))
+        for metric in task_of(run.log).metrics[1:]:
+            other = validated(run.log, metric)
+            items += [_item(metric.name, str(other))] if other else []
+        for against in baselines(run, found.metric)[: 1 if found.metric.lower else 2]:
+            items.append(_item(f"against {against.label}", found.metric.change(found.value, against.value)))
     parameters, speed = run.number("model.parameters"), run.log.clock("tokens_per_second").finite()
     if parameters:
         items.append(_item("parameters", count(parameters)))
+    language = task_of(run.log) is LANGUAGE
     for line in run.log.lines[-1:]:
-        if math.isfinite(line.tokens):
+        if language and math.isfinite(line.tokens):
             items.append(_item("tokens", count(line.tokens)))
         if math.isfinite(line.seconds):
             items.append(_item("time", duration(line.seconds)))
-    if len(speed):
+    if language and len(speed):
         items.append(_item("speed", rate(median(speed.values))))
     return tag("dl", join(items), class_="headline") if items else Markup("")
 
@@ -159,21 +176,13 @@ def _samples(run: Run) -> Markup:
     chosen = {steps[round(i * (len(steps) - 1) / (SAMPLES_SHOWN - 1))] for i in range(SAMPLES_SHOWN)}
     first = next((line.values.get("prompt") for line in lines), "")
     few = [line for line in lines if line.step in chosen and line.values.get("prompt") == first]
-    losses = _losses(run)
-    shown = tag("dl", join((_sample(line, losses, SAMPLE_LENGTH) for line in few), "\n"), class_="samples")
+    metric, values = losses(run)
+    beside = {step: metric.named(value) for step, value in values.items()}
+    shown = tag("dl", join((_sample(line, beside, SAMPLE_LENGTH) for line in few), "\n"), class_="samples")
     if len(few) == len(lines) and all(len(line.values["text"]) <= SAMPLE_LENGTH for line in lines):
         return shown
-    everything = tag("dl", join((_sample(line, losses) for line in lines), "\n"), class_="samples")
+    everything = tag("dl", join((_sample(line, beside) for line in lines), "\n"), class_="samples")
     return join([shown, fold(f"All {len(lines):,} samples in full", everything)], "\n")
-
-
-def _losses(run: Run) -> dict[int, str]:
-    """The validation loss at each step where there is one, with its unit."""
-    for name, unit in (("bits_per_byte", BITS), ("loss", pictures.NATS)):
-        curve = curve_of(run.log.repeated(), name).finite()
-        if len(curve):
-            return {step: f"{value:.2f} {unit}" for step, value in zip(curve.steps, curve.values, strict=True)}
-    return {}
 
 
 def _sample(line: Line, losses: Mapping[int, str], most: int | None = None) -> Markup:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 import time
@@ -17,22 +16,27 @@ from weft.config import apply, load
 from weft.config.plugins import load_plugins, require
 from weft.device import measure_peak, peak_flops
 from weft.errors import WeftError
-from weft.evaluation.language import LanguageResult, evaluate_language
+from weft.evaluation import Plan, Result, evaluate
+from weft.evaluation.records import write_predictions
 from weft.generation.generate import generate
 from weft.hub.names import load as load_model
 from weft.models.transformer import Transformer
+from weft.objectives import Causal
 from weft.report.terminal import console as make_console
-from weft.runs.atomic import DiskError, disk_errors, new_folder
+from weft.runs.atomic import DiskError
 from weft.runs.folder import RunFolder, free_name
 from weft.text.tokenizers import Tokenizer
 from weft.training.budget import Budget
-from weft.training.checkpoints import newest, prune, restore, save_checkpoint
+from weft.training.checkpoints import newest, prune, restore_tensors, save_checkpoint
 from weft.training.interrupts import Interrupts
 from weft.training.loop import OnStep, Training
 from weft.training.progress import Progress, say
 from weft.training.recipe import PLAIN, Recipe, is_plain, load_recipe, read_recipe, recipes
 from weft.training.report import write_report
 from weft.training.setup import Prepared, changed, make_training, manifest_of, new_training, prepare_run
+
+_BEST = ("loss", "bits_per_byte", "accuracy", "macro_f1", "bleu", "chrf")
+"""What is kept of the validation of the best checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,7 @@ def _restore(run: RunFolder, training: Training, console: Console) -> dict[str, 
             say(console, f"{path.name} is damaged ({problem}); going back to the one before")
             left = "left"
             continue
-        restore(path, training.model, training.optimizer)
+        restore_tensors(path, training)
         training.restore(state)
         run.log.cut(training.step)
         say(console, f"{run.path}: going on from step {training.step} of {training.total}")
@@ -274,27 +278,30 @@ class Runner:
         self.folder.log.append(self.training.step, self.training.tokens, seconds, split, values, **clock)
 
     def _validate(self, progress: Progress) -> None:
-        """A fixed part of the validation text, in windows that do not overlap."""
-        training = self.training
-        limit = self.prepared.recipe.train.evaluate_tokens
-        result = evaluate_language(
-            training.model, self.prepared.data.validation, training.length, training.length, limit
-        )
+        """A fixed part of the validation text."""
+        result = self._evaluate(limit=self.prepared.recipe.train.evaluate_tokens)
         self._log("validation", result.values())
-        progress.validated(result.bits_per_byte)
+        progress.validated(result.short())
+
+    def _evaluate(self, limit: int | None = None, thorough: bool = False) -> Result:
+        training, data = self.training, self.prepared.data
+        plan = Plan(training.length, limit, thorough)
+        with training.shown():
+            return evaluate(self.prepared.recipe.objective, training.model, data.tokenizer, data.validation, plan)
 
     def _sample(self) -> None:
         options, training = self.prepared.recipe.train, self.training
-        if options.sample_tokens:
+        if options.sample_tokens and isinstance(self.prepared.recipe.objective, Causal):
             prompt = 1 + len(self.prepared.data.tokenizer.encode(options.sample_prompt))
-            text = generate(
-                training.model,
-                self.prepared.data.tokenizer,
-                options.sample_prompt,
-                max_tokens=max(1, min(options.sample_tokens, training.length - prompt)),
-                temperature=0.8,
-                seed=options.seed,
-            )
+            with training.shown():
+                text = generate(
+                    training.model,
+                    self.prepared.data.tokenizer,
+                    options.sample_prompt,
+                    max_tokens=max(1, min(options.sample_tokens, training.length - prompt)),
+                    temperature=0.8,
+                    seed=options.seed,
+                )
             self._log("sample", {"prompt": options.sample_prompt, "text": text, "temperature": 0.8})
 
     def _measured(self) -> dict[str, Any] | None:
@@ -313,10 +320,11 @@ class Runner:
         self.folder.log.sync()
         path, measured = self.folder.checkpoint(training.step), self._measured()
         if regular and measured and self._better(float(measured["loss"])):
-            self.best = {"checkpoint": path.name, **{key: measured[key] for key in ("loss", "bits_per_byte")}}
+            numbers = {key: value for key, value in measured.items() if key in _BEST}
+            self.best = {"checkpoint": path.name, **numbers}
         state = {**training.state(), "seconds": time.monotonic() - self.began, "best": self.best}
         about = {"objective": self.prepared.recipe.objective.dump(), "plugins": self.folder.manifest()["plugins"]}
-        save_checkpoint(self.folder, training.model, self.prepared.data.tokenizer, training.optimizer, state, about)
+        save_checkpoint(self.folder, training, self.prepared.data.tokenizer, state, about)
         self.saved = training.step
         self.folder.update_manifest(best=self.best)
         self._prune()
@@ -338,36 +346,20 @@ class Runner:
         return True
 
     def _conclude(self) -> None:
-        """The whole validation text with overlapping windows, a prediction for each document, the report."""
-        training, data = self.training, self.prepared.data
+        """The whole validation text, thoroughly; what the model says of each document or example; the report."""
         self._prune()  # a kill may have come before it
         with self.console.status("measuring the whole validation text"):
-            result = evaluate_language(training.model, data.validation, training.length, training.length // 2)
+            result = self._evaluate(thorough=True)
         measured = self.folder.log.last("validation")
         if measured is None or not measured["values"].get("final"):  # a kill may have come after it was written
             self._log("validation", {**result.values(), "final": True})
         self.folder.log.sync()
-        _write_predictions(self.folder.path / "predictions", result, data.validation.ids)
+        write_predictions(self.folder.path / "predictions", result, self.prepared.data.validation)
         self.folder.update_manifest(status="finished", seconds=round(time.monotonic() - self.began, 1))
         write_report([self.folder.path])
         self._say_end(result)
 
-    def _say_end(self, result: LanguageResult) -> None:
-        beside = self.prepared.data.report.get("baselines", {}).get("xz")
-        over = f"over {result.tokens:,} validation tokens, window {result.window}, stride {result.stride}"
-        compared = f" (xz -9e with the training text: {beside['bits_per_byte']:.3f})" if beside else ""
-        if math.isnan(result.bits_per_byte):
-            say(self.console, f"{result.loss:.3f} nats a token {over}; no bits per byte: the tokenizer loses some text")
-        else:
-            say(self.console, f"{result.bits_per_byte:.3f} bits per byte {over}{compared}")
+    def _say_end(self, result: Result) -> None:
+        for line in result.lines(self.prepared.data.report.get("baselines", {})):
+            say(self.console, line)
         say(self.console, f"report: {self.folder.path / 'report.html'}")
-
-
-def _write_predictions(folder: Path, result: LanguageResult, ids: list[str]) -> None:
-    """One line a document: its stable id and its nats."""
-    lines = (
-        json.dumps({"id": name, "nats": nats}, ensure_ascii=False)
-        for name, nats in zip(ids, result.nats_by_document.tolist(), strict=True)
-    )
-    with new_folder(folder) as temporary, disk_errors(folder):
-        (temporary / "validation.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")

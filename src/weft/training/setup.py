@@ -26,6 +26,9 @@ from weft.training.loop import Training, timed_steps
 from weft.training.progress import say
 from weft.training.recipe import Recipe
 
+_SCORES = ("accuracy", "macro_f1", "bleu", "chrf")
+"""What simple methods are measured by before a task is learned."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -58,9 +61,10 @@ def prepare_run(recipe: Recipe, console: Console, fingerprint: str | None = None
         raise WeftError(
             f"train.batch_tokens = {recipe.train.batch_tokens} is less than a row of model.max_length = {length} tokens"
         )
-    trial = blank(model.bind(model.vocab_size or 256))  # parts that do not fit are found before the data are read
+    recipe.objective.check(model)
+    trial = blank(model.stand_in())  # parts that do not fit are found before the data are read
     recipe.optimizer.parameter_groups(trial.named_parameters())
-    data = prepare(recipe.data, length, recipe.objective.special_tokens, console)
+    data = prepare(recipe.data, length, recipe.objective.special_tokens, console, recipe.objective.columns)
     if fingerprint not in (None, data.fingerprint):
         raise WeftError(
             f"data.source = {data.report['source']}: the data of this run have changed since it began; bring them back,"
@@ -68,7 +72,9 @@ def prepare_run(recipe: Recipe, console: Console, fingerprint: str | None = None
         )
     if fingerprint is None:
         _tell(data.report, console)
-    bound = recipe.model_copy(update={"model": model.bind(data.tokenizer.vocab_size)})
+        for note in recipe.optimizer.notes(trial):
+            say(console, note)
+    bound = recipe.model_copy(update={"model": model.bind(data.tokenizer.vocab_size, data.labels)})
     return Prepared(bound, data, machine, environment(machine, threads))
 
 
@@ -77,6 +83,12 @@ def _tell(data: dict[str, Any], console: Console) -> None:
     removed = f" ({data['duplicates_removed']:,} near-duplicates left out)" if data["duplicates_removed"] else ""
     parts = f"{size(data['train']['bytes'])} for training, {size(data['validation']['bytes'])} for validation"
     say(console, f"{data['source']}: {data['documents']:,} documents{removed}; {parts}")
+    for line in data.get("examples", {}).get("lines", ()):
+        say(console, line)
+    for name, entry in data["baselines"].items():
+        scores = ", ".join(f"{key} {entry[key]:.3f}" for key in _SCORES if key in entry)
+        if scores:
+            say(console, f"baseline {name}: {scores} ({entry['how']})")
     for warning in data["warnings"]:
         say(console, f"note: {warning}")
 
@@ -105,7 +117,7 @@ def new_training(prepared: Prepared, console: Console) -> Training:
     recipe = prepared.recipe
     training = make_training(prepared)
     budget = Budget.read(recipe.train.budget)
-    steps = budget.steps(training.tokens_per_step, prepared.data.train.tokens, training.flops_per_token)
+    steps = budget.steps(training.tokens_per_step, training.loader.tokens_per_epoch, training.flops_per_token)
     if steps is None:
         seconds = timed_steps(training, 6)
         training = make_training(prepared)  # the probe moved the weights

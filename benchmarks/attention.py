@@ -1,0 +1,241 @@
+"""Attention alone: weft's blocked kernel beside torch's sdpa and the formula as written, in one run, alternating.
+
+    python benchmarks/attention.py [--quick] [--forward] [--json FILE]
+
+Each system lives in a process of its own and says how far its memory grew. Before anything is timed, outputs and
+gradients are computed by all of them and must be equal. Where sdpa has no name for a mask it is given the dense one,
+made beforehand. The text beside a case says which kernel weft's `auto` takes there.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from common import Step, System, alternate, cores, finish, machine, parser, table
+
+HEADS, WIDTH, WINDOW, DOCUMENT = 12, 64, 256, 256
+"""GPT-2's heads; a window's keys; the mean length of packed documents."""
+SYSTEMS = ("blocked", "sdpa", "formula")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One attention of a single row."""
+
+    mask: str
+    tokens: int
+    precision: str
+    backward: bool
+
+    def __str__(self) -> str:
+        return f"{self.mask} {self.tokens} {self.precision} {'forward + backward' if self.backward else 'forward'}"
+
+
+@dataclass
+class Work:
+    """What a case computes with."""
+
+    q: Any
+    k: Any
+    v: Any
+    weights: Any
+    """the gradient of the output"""
+    mask: Any
+    sides: Any
+
+
+def work_of(case: Case) -> Work:
+    """The case's tensors, laid out as an attention has them: heads cut from the channels."""
+    import torch
+
+    from weft.nn.masks import Causal, Near, SameDocument, Sides
+
+    generator = torch.Generator().manual_seed(0)
+    dtype = torch.bfloat16 if case.precision == "bf16" else torch.float32
+
+    def heads() -> Any:
+        return torch.randn(1, case.tokens, HEADS, WIDTH, generator=generator).to(dtype).transpose(1, 2)
+
+    places, documents = torch.arange(case.tokens), None
+    mask = {"causal": Causal(), "window": Causal() & Near(WINDOW), "documents": Causal() & SameDocument()}[case.mask]
+    if case.mask == "documents":
+        ends = torch.randint(case.tokens, (case.tokens // DOCUMENT,), generator=generator).sort().values
+        documents = torch.searchsorted(ends, places)[None]
+    sides = Sides(places[None], places[None], None, documents, documents, aligned=True)
+    return Work(heads(), heads(), heads(), heads(), mask, sides)
+
+
+def attention_of(system: str, case: Case, work: Work) -> Callable[[Any, Any, Any], Any]:
+    """q, k, v to the output, as that system computes it."""
+    import torch
+    import torch.nn.functional as F
+
+    from weft.nn import Call, attend
+    from weft.nn.scores import SoftmaxWeighting
+
+    if system == "blocked":
+        return lambda q, k, v: attend(Call(q, k, v, work.mask, work.sides, SoftmaxWeighting(WIDTH**-0.5)), "blocked")
+    if system == "sdpa" and case.mask == "causal":
+        return lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    dense = work.sides.dense(work.mask)
+    if system == "sdpa":
+        return lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=dense)
+
+    def formula(q: Any, k: Any, v: Any) -> Any:
+        scores = (q @ k.transpose(-2, -1) * WIDTH**-0.5).masked_fill(~dense, -torch.inf)
+        return scores.softmax(-1) @ v
+
+    return formula
+
+
+def results_of(system: str, case: Case, work: Work) -> list[Any]:
+    """The output, and the gradients of q, k and v if the case asks for them."""
+    import torch
+
+    inputs = [x.detach().requires_grad_(case.backward) for x in (work.q, work.k, work.v)]
+    with torch.set_grad_enabled(case.backward):
+        out = attention_of(system, case, work)(*inputs)
+    return [out.detach(), *(torch.autograd.grad(out, inputs, work.weights) if case.backward else ())]
+
+
+def make(system: str, case: Case) -> Step:
+    """One step of that system, which returns by how many MiB the process has grown since."""
+    from weft import device
+
+    device.keep_memory()  # as `weft train` does; so for all
+    work = work_of(case)
+    if case.mask != "causal" or system == "formula":
+        work.sides.dense(work.mask)
+    before = _peak()
+
+    def step() -> float:
+        results_of(system, case, work)
+        return _peak() - before
+
+    return step
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def check(case: Case) -> None:
+    """All systems compute the same, bf16 within its rounding of what float32 gives.
+
+    Raises SystemExit when one does not.
+    """
+    from dataclasses import replace
+
+    work, exact = work_of(case), work_of(replace(case, precision="fp32"))
+    for name in ("q", "k", "v", "weights"):  # the same numbers, rounded alike
+        setattr(exact, name, getattr(work, name).float())
+    expected = results_of("sdpa", replace(case, precision="fp32"), exact)
+    limit = 3e-2 if case.precision == "bf16" else 1e-4
+    for system in SYSTEMS if case.tokens <= 2048 else SYSTEMS[:2]:
+        for found, true in zip(results_of(system, case, work), expected, strict=True):
+            error = float((found.float() - true).abs().max() / true.abs().max())
+            if not error < limit:
+                raise SystemExit(f"{case}: {system} is off by {error:.2g} of the largest value: nothing is timed")
+
+
+def auto_of(case: Case) -> str:
+    """The kernel that weft takes by itself."""
+    from weft.nn import KERNELS, Call
+    from weft.nn.scores import SoftmaxWeighting
+
+    work = work_of(case)
+    q, k, v = (x.requires_grad_(case.backward) for x in (work.q, work.k, work.v))
+    call = Call(q, k, v, work.mask, work.sides, SoftmaxWeighting(WIDTH**-0.5))
+    return next(name for name, kernel in KERNELS.items() if kernel.refuses(call) is None and kernel.pays(call))
+
+
+def measure(case: Case, threads: int, rounds: int, seconds: float) -> dict[str, Any]:
+    """One case: milliseconds, their range, and memory of each system."""
+    deadline = time.monotonic() + seconds
+    check(case)
+    systems = [System(name, threads, make, name, case) for name in SYSTEMS if case.tokens <= 2048 or name != "formula"]
+    try:
+        grown = {system.name: system.run(1)[0] for system in systems}  # warms up, too
+        steps = {system.name: system for system in systems}["blocked"]
+        steps.time(1)
+        count = max(1, min(20, int(0.1 / steps.seconds.pop())))
+        alternate(systems, count, rounds, deadline)
+    finally:
+        for system in systems:
+            system.close()
+    base = next(system.median for system in systems if system.name == "blocked")
+    rows = {
+        system.name: {
+            "ms": 1e3 * system.median,
+            "low": 1e3 * min(system.seconds),
+            "high": 1e3 * max(system.seconds),
+            "samples": len(system.seconds),
+            "to_blocked": system.median / base,
+            "grown_mib": round(grown[system.name]),
+        }
+        for system in systems
+    }
+    return {"case": asdict(case), "auto": auto_of(case), "systems": rows}
+
+
+def cases_of(quick: bool, forward: bool, bf16: bool) -> list[Case]:
+    """What is measured; bf16 only where the chip computes it fast: emulated, it takes minutes."""
+    shapes = [("causal", (1024, 4096) if quick else (256, 512, 1024, 2048, 4096))]
+    shapes += [
+        ("window", (1024, 4096) if quick else (1024, 2048, 4096)),
+        ("documents", (2048,) if quick else (1024, 4096)),
+    ]
+    modes = (False, True) if forward else (True,)
+    precisions = ("bf16", "fp32") if bf16 else ("fp32",)
+    return [Case(m, t, p, b) for p in precisions for m, lengths in shapes for t in lengths for b in modes]
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """One line a case."""
+    headers = ["case", *(f"{name} ms" for name in SYSTEMS), "range of blocked", "x sdpa", "x formula", "MiB", "auto"]
+    lines = []
+    for row in rows:
+        found, own = row["systems"], row["systems"]["blocked"]
+        lines.append(
+            [
+                Case(**row["case"]),
+                *(f"{found[name]['ms']:.1f}" if name in found else "" for name in SYSTEMS),
+                f"{own['low']:.1f}-{own['high']:.1f}",
+                *(f"{found[name]['to_blocked']:.2f}" if name in found else "" for name in SYSTEMS[1:]),
+                " ".join(f"{found[name]['grown_mib']:,}" if name in found else "-" for name in SYSTEMS),
+                row["auto"],
+            ]
+        )
+    print(table(headers, lines))
+    print("x: how many times as long as blocked it takes; MiB: by how much each process grew, in the systems' order")
+
+
+def main() -> None:
+    """Measure all cases and print the table."""
+    options_of = parser(__doc__)
+    options_of.add_argument("--forward", action="store_true", help="time forward alone, too")
+    options = options_of.parse_args()
+    from weft.device import fast_bf16
+
+    threads = cores(options)
+    cases = cases_of(options.quick, options.forward, fast_bf16("cpu"))
+    seconds = (options.seconds or (80 if options.quick else 600)) / len(cases)
+    found: dict[str, Any] = {
+        "benchmark": "attention",
+        "machine": machine(threads),
+        "heads": HEADS,
+        "width": WIDTH,
+        "rows": [],
+    }
+    for case in cases:
+        found["rows"].append(measure(case, threads, 3 if options.quick else 7, seconds))
+        finish(options, found)  # what there is, if the next one should fail
+    show(found["rows"])
+
+
+if __name__ == "__main__":
+    main()
