@@ -44,8 +44,8 @@ EXAMPLES: dict[tuple[str, str], tuple[Any, ...]] = {
     ("StackConfig", "pattern"): ([{"attention": "none"}, {}],),
     ("StackConfig", "blocks"): ([{"kind": "post"}, {"kind": "pre", "attention": "none"}],),
     ("TransformerConfig", "heads"): ({"lm": {"kind": "lm", "bias": True}},),
-    ("TransformerConfig", "encoder"): ({"n_layers": 1},),
-    ("TransformerConfig", "decoder"): ({"n_layers": 1},),
+    ("TransformerConfig", "encoder"): ({"n_layers": 3},),
+    ("TransformerConfig", "decoder"): ({"n_layers": 3},),
     ("Classifier", "labels"): ([*"abcdefgh"],),
     ("_Wide", "width"): (23,),  # of few ReLUs all may be dead
 }
@@ -213,6 +213,8 @@ def declaration(case: Mapping[str, str], where: Mapping[str, Place]) -> dict[str
     if stacks != "decoder":
         tree["encoder"] = deepcopy(tree["decoder"] if stacks == "both" else tree.pop("decoder"))
         tree["encoder"].get("block", {}).pop(CROSS, None)
+    if stacks == "both":
+        tree["encoder"]["n_layers"] = 1  # without norms and residuals three layers in a row are steep enough
     return tree
 
 
@@ -236,14 +238,18 @@ def one_by_one(where: Mapping[str, Place]) -> Iterator[dict[str, Any]]:
 
 
 def product() -> Iterator[Case]:
-    """Every combination of kinds, of key/value heads and of tying; slots that override another's stay as they are."""
+    """Every combination of kinds, of key/value heads and of tying, each in one of the stacks, by lot.
+
+    Slots that override another's stay as they are.
+    """
     full, where = places(), dict[str, Place]()
     for path, place in places(variants=False).items():
-        if INHERIT not in place.levels:
+        if INHERIT not in place.levels and path != "stacks":
             also = [level for level in full[path].levels if "tied" in level or "n_kv_heads" in level]
             where[path] = Place(place.base, tuple(dict.fromkeys([*place.levels, *also])))
+    lot = random.Random(0)
     for levels in itertools.product(*(place.levels for place in where.values())):
-        case = dict(zip(where, levels, strict=True))
+        case = {**dict(zip(where, levels, strict=True)), "stacks": json.dumps(lot.choice(STACKS))}
         if all(applies(path, case, where) or case[path] == where[path].levels[0] for path in where):
             yield case
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -97,6 +98,9 @@ CHECKS: dict[str, Any] = {
     "items": _items,
     "const": _one(lambda document, value: document == value),
     "enum": _one(lambda document, value: document in value),
+    "pattern": _one(lambda document, value: not isinstance(document, str) or re.search(value, document)),
+    "minLength": _one(lambda document, value: not isinstance(document, str) or len(document) >= value),
+    "maxLength": _one(lambda document, value: not isinstance(document, str) or len(document) <= value),
     "minimum": _number(lambda document, value: document >= value),
     "maximum": _number(lambda document, value: document <= value),
     "exclusiveMinimum": _number(lambda document, value: document > value),

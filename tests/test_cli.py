@@ -162,7 +162,8 @@ def test_list_of_presets_recipes_and_sources(weft: Run) -> None:
     assert json.loads(weft("list", "presets", "--json")[1]).keys() == set(presets())
     assert json.loads(weft("list", "recipes", "--json")[1]) == recipes()
     assert json.loads(weft("list", "sources", "--json")[1]).keys() == SLOTS["source"].kinds.keys()
-    assert weft("list", "presets")[1].startswith("gpt2        GPT-2 small (Radford et al. 2019)")
+    lines = [" ".join(line.split()) for line in weft("list", "presets")[1].splitlines()]
+    assert any(line.startswith("gpt2 GPT-2 small (Radford et al. 2019)") for line in lines)
 
 
 def test_list_of_parts_names_every_slot_and_kind(weft: Run) -> None:
@@ -284,7 +285,7 @@ def test_a_default_in_the_schema_is_the_default() -> None:
         for name, field in section.model_fields.items():
             if not field.is_required():
                 written = {name: body["properties"][name]["default"]}
-                assert getattr(section.model_validate(written), name) == field.get_default(call_default_factory=True)
+                assert getattr(section.model_validate(written), name) == getattr(section.model_validate({}), name)
 
     schema = model_schema()
     for base in SLOTS.values():

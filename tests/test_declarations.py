@@ -168,7 +168,7 @@ def test_a_preset_with_changes() -> None:
 @pytest.mark.parametrize("name", presets())
 def test_bundled_models_build(name: str) -> None:
     source = preset(name)
-    assert build({"vocab_size": 300, **source}, device="meta").limit() in (None, source["max_length"])
+    assert build(load(source).stand_in(300), device="meta").limit() in (None, source["max_length"])
 
 
 def test_overrides_apply_in_order_to_what_is_expanded() -> None:
@@ -299,7 +299,7 @@ def test_all_problems_at_once_each_with_its_path_and_the_nearest_name() -> None:
 WRONG = [
     ({"n_layers": 2}, "n_layers: no such option; did you mean 'decoder.n_layers'? "),
     ({"decoder": {"positions": 5}}, "decoder.positions: should be a kind's name or a mapping with `kind`"),
-    ({"heads": {"lm": "ml"}}, "heads.lm: no head called 'ml' (known: lm"),
+    ({"heads": {"lm": "ml"}}, "heads.lm: no head called 'ml' (known: classifier, lm"),
     ({"kind": "transfomer"}, "no model called 'transfomer'; did you mean 'transformer'?"),
     ({"d_model": "x" * 100}, f"d_model = '{'x' * 56}...: should be a valid integer"),
     ("gpt3", "no preset called 'gpt3'; did you mean 'gpt2'? (known: "),

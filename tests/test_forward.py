@@ -13,7 +13,7 @@ from torch import Tensor
 
 from weft.errors import WeftError
 from weft.models.build import build
-from weft.nn import Causal, Context, Dims, DotProduct, Inputs, Memory, NoPositions, Sides
+from weft.nn import Context, Inputs
 
 
 def test_bf16_over_float32_masters() -> None:
@@ -112,33 +112,3 @@ def test_logits_are_computed_when_asked_for_and_once() -> None:
     assert not calls
     assert output.logits_BTV is output.logits_BTV
     assert calls == ["lm"]
-
-
-def test_a_source_needs_an_encoder() -> None:
-    model = small()
-    with pytest.raises(WeftError, match="source"):
-        model(tokens(model, 1, 3), source=Inputs(tokens_BT=tokens(model, 1, 3)))
-
-
-def test_attention_to_a_memory() -> None:
-    """Every query sees all of the memory that is valid, in whatever order it stands, and nothing else."""
-    attention = DotProduct(n_heads=2, n_kv_heads=1).build(Dims(8, 9, 7), NoPositions()).double().eval()
-    generator = torch.Generator().manual_seed(0)
-    for parameter in attention.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-    x_BTD, memory_BSD = (torch.randn(2, length, 8, generator=generator, dtype=torch.float64) for length in (3, 6))
-    places_BT = torch.arange(3)[None]
-    context = Context(Causal(), Sides(places_BT, places_BT, aligned=True), {})
-    valid_BS = torch.tensor([[1, 1, 0, 1, 1, 1], [1, 0, 0, 0, 0, 0]], dtype=torch.bool)
-
-    def read(x: Tensor, memory: Tensor, valid: Tensor | None) -> Tensor:
-        return attention(x, context, Memory(memory, valid)).detach()
-
-    found = read(x_BTD, memory_BSD, valid_BS)
-    for row in range(2):
-        close(found[row], read(x_BTD[row, None], memory_BSD[row, None, valid_BS[row]], None)[0])
-    close(read(x_BTD, memory_BSD.flip(1), valid_BS.flip(1)), found)
-    close(found[1], found[1, :1].expand(3, 8), 1e-12)  # one vector to read: all read that one
-    last = memory_BSD.clone()
-    last[:, 5] += 1
-    assert ((read(x_BTD, last, valid_BS) - found)[0].abs().amax(-1) > 1e-6).all(), "no query is kept from the last one"

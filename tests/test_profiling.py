@@ -14,6 +14,7 @@ from rich.console import Console
 
 from weft import device
 from weft.cli import main as entry
+from weft.nn import fused
 from weft.nn.norms import RmsNorm
 from weft.training.profiling import PartTime, Profile, profile
 from weft.training.setup import new_training
@@ -22,15 +23,15 @@ from weft.training.setup import new_training
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Profile:
     source = tiny.text(tmp_path_factory.mktemp("profile"))
-    slow = RmsNorm.forward
+    norm, rotation = RmsNorm.forward, fused._Rotation.backward
 
-    def slowed(self: RmsNorm, x: torch.Tensor) -> torch.Tensor:
-        for _ in range(300):  # so that this part is the longest, and its backward nothing special
+    def dawdle(times: int) -> None:
+        for _ in range(times):
             torch.ones(10_000).sum()
-        return slow(self, x)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RmsNorm, "forward", slowed)
+        patch.setattr(RmsNorm, "forward", lambda self, x: dawdle(300) or norm(self, x))
+        patch.setattr(fused._Rotation, "backward", staticmethod(lambda ctx, grad: dawdle(100) or rotation(ctx, grad)))
         training = new_training(tiny.prepared(source), Console(file=io.StringIO()))
         return profile(training, steps=2)
 
@@ -53,10 +54,13 @@ def test_layers_are_one_row_and_every_matrix_is_told(found: Profile) -> None:
 
 
 def test_time_goes_to_the_part_that_takes_it(found: Profile) -> None:
-    """The norms were made slow, in their forward only."""
+    """The norms were made slow, in their forward only; and what turns queries and keys, in its backward only."""
     slots = found.slots()
     assert slots[0].path == "norm"
     assert slots[0].forward > 3 * slots[0].backward > 0
+    slow, *others = sorted(found.parts, key=lambda part: -part.backward)
+    assert slow.path == "decoder.blocks.*.attention"
+    assert slow.backward > max(2 * slow.forward, 3 * others[0].backward)
     assert {"attention", "feedforward", "norm", "embedding", "head", "optimizer"} <= {slot.path for slot in slots}
 
 

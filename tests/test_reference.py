@@ -16,6 +16,7 @@ from weft.config import SLOTS
 from weft.nn import (
     IGNORE,
     KERNELS,
+    Across,
     Call,
     Causal,
     Context,
@@ -24,6 +25,7 @@ from weft.nn import (
     Everything,
     Lm,
     Mask,
+    Memory,
     Near,
     SameDocument,
     Sides,
@@ -180,6 +182,28 @@ def check_attention(level: dict[str, Any], positions: Any, kernel: str) -> None:
 @pytest.mark.parametrize("level", [level for level in levels("attention") if level.values[0]["kind"] != "none"])
 def test_attention(level: dict[str, Any], kernel: str) -> None:
     check_attention(level, SLOTS["positions"].choose("rotary" if level.get("head_width") != 1 else "none"), kernel)
+
+
+@pytest.mark.parametrize("kernel", ["reference", "auto"])
+@pytest.mark.parametrize("level", [level for level in levels("attention") if level.values[0]["kind"] != "none"])
+def test_cross_attention(level: dict[str, Any], kernel: str) -> None:
+    """Three queries to memories of unequal lengths: every query sees all that is valid, wherever it stands."""
+    part = SLOTS["attention"].choose({**level, "kernel": kernel})
+    module = stirred(part.build_across(DIMS)).eval()
+    valid_BS = torch.tensor([[1, 1, 0, 1, 1], [0, 1, 0, 0, 1]], dtype=torch.bool)
+    places = torch.arange(3)[None], torch.arange(5)[None]
+    self_sides, sides = Sides(places[0], places[0], aligned=True), Sides(*places, valid_BS)
+    memory_BSD, x_BTD = normal(2, 2, 5, 8), normal(1, 2, 3, 8)
+
+    def compute(both: Tensor) -> Tensor:
+        memory = Memory(both[:, 3:], valid_BS)
+        return module(both[:, :3], Context(Causal(), self_sides, {}, Across(Valid(), sides), memory))
+
+    def formula(at: Mapping[str, Array], both: Array) -> Array:
+        rows = zip(both, valid_BS.numpy(), strict=True)
+        return np.array([reference.cross_attention(part.dump(), at, row[:3], row[3:][kept]) for row, kept in rows])
+
+    compare(module, compute, formula, torch.cat([x_BTD, memory_BSD], dim=1))
 
 
 @pytest.mark.parametrize("slot", ["score", "mask", "positions", "qk_norm"])

@@ -164,10 +164,10 @@ class TransformerConfig(ModelConfig, kind="transformer"):
     handing on what comes in (Goyal et al. 2017, section 5.1)"""
     embedding: Slot[Embeddings] = Tokens()
     """where a sequence enters"""
-    encoder: StackConfig | None = None
-    """a stack in which a position sees all of its text; with a decoder, what that one's cross-attention reads"""
     decoder: StackConfig | None = None
     """a stack in which a position sees itself and what came before"""
+    encoder: StackConfig | None = None
+    """a stack in which a position sees all of its text; with a decoder, what that one's cross-attention reads"""
 
     @model_validator(mode="before")
     @classmethod

@@ -4,7 +4,7 @@ from weft.data.rows import IGNORE
 from weft.nn.attention import Attention, CrossAttention, DotProduct, DotProductAttention, NoAttention
 from weft.nn.block import Block, BlockPart, Plain, Post, Pre
 from weft.nn.cache import Cache, FullEntry
-from weft.nn.context import Context, Inputs, Memory
+from weft.nn.context import Across, Context, Inputs, Memory
 from weft.nn.embeddings import Embeddings, TokenEmbedding, Tokens
 from weft.nn.feedforward import FeedForward, Gelu, NoFeedForward, Relu, Relu2, SwiGlu
 from weft.nn.heads import Classifier, ClassifierHead, Head, LanguageModelHead, Lm
@@ -35,6 +35,7 @@ from weft.nn.scores import Score, Softmax, Weighting
 __all__ = [
     "IGNORE",
     "KERNELS",
+    "Across",
     "Alibi",
     "Attention",
     "Block",
