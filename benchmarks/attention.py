@@ -2,17 +2,18 @@
 
     python benchmarks/attention.py [--quick] [--forward] [--json FILE]
 
-Each system lives in a process of its own and says how far its memory grew. Before anything is timed, outputs and
-gradients are computed by all of them and must be equal. Where sdpa has no name for a mask it is given the dense one,
-made beforehand. The text beside a case says which kernel weft's `auto` takes there.
+Each system lives in a process of its own. Before anything is timed, outputs and gradients are computed by all of them
+and must be equal. Where sdpa has no name for a mask it is given the dense one, made beforehand. The last column says
+which kernel weft's `auto` takes there.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from itertools import accumulate
 from typing import Any
 
 from common import Step, System, alternate, cores, finish, machine, parser, table
@@ -105,34 +106,30 @@ def results_of(system: str, case: Case, work: Work) -> list[Any]:
 
 
 def make(system: str, case: Case) -> Step:
-    """One step of that system, which returns by how many MiB the process has grown since."""
+    """One step of that system."""
     from weft import device
 
     device.keep_memory()  # as `weft train` does; so for all
     work = work_of(case)
     if case.mask != "causal" or system == "formula":
         work.sides.dense(work.mask)
-    _peak()
-    before = _peak()
 
     def step() -> float:
         results_of(system, case, work)
-        return _peak() - before
+        return 0.0
 
     return step
 
 
-def _peak() -> float:
-    """The most memory that this process held since it last asked, in MiB; Linux only, elsewhere 0.
+def memory_of(system: str, case: Case) -> float:
+    """The most MiB that one step's tensors hold at once beside its inputs (a dense mask counts), by torch's account."""
+    from torch.profiler import ProfilerActivity, profile
 
-    Not `ru_maxrss`: a new process inherits what its parent held.
-    """
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not reset.exists():
-        return 0.0
-    peak = int(status.read_text().partition("VmHWM:")[2].split()[0]) / 1024
-    reset.write_text("5")  # the peak begins again at what is held now
-    return peak
+    work = work_of(case)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        results_of(system, case, work)
+    changes = [event.nbytes() for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(changes), default=0) / 2**20
 
 
 def check(case: Case) -> None:
@@ -169,7 +166,8 @@ def measure(case: Case, threads: int, quick: bool, seconds: float) -> dict[str, 
     check(case)
     systems = [System(name, threads, make, name, case) for name in (SYSTEMS[:2] if quick and long else SYSTEMS)]
     try:
-        grown = {system.name: system.run(1)[0] for system in systems}  # warms up, too
+        for system in systems:
+            system.run(1)  # warms up
         systems[0].time(1)
         steps = max(1, min(20, int(0.1 / systems[0].seconds.pop())))  # a tenth of a second a sample
         alternate(systems, steps, 3 if quick else 7, deadline)
@@ -184,7 +182,7 @@ def measure(case: Case, threads: int, quick: bool, seconds: float) -> dict[str, 
             "high": 1e3 * max(system.seconds),
             "samples": len(system.seconds),
             "to_blocked": system.median / base,
-            "grown_mib": round(grown[system.name]),
+            "mib": memory_of(system.name, case),
         }
         for system in systems
     }
@@ -212,12 +210,12 @@ def show(rows: list[dict[str, Any]]) -> None:
                 *(f"{found[name]['ms']:.1f}" if name in found else "" for name in SYSTEMS),
                 f"{own['low']:.1f}-{own['high']:.1f}",
                 *(f"{found[name]['to_blocked']:.2f}" if name in found else "" for name in SYSTEMS[1:]),
-                " ".join(f"{found[name]['grown_mib']:,}" if name in found else "-" for name in SYSTEMS),
+                " ".join(f"{found[name]['mib']:,.0f}" if name in found else "-" for name in SYSTEMS),
                 row["auto"],
             ]
         )
     print(table(headers, lines))
-    print("x: how many times as long as blocked it takes; MiB: by how much each process grew, in the systems' order")
+    print("x: how many times as long as blocked it takes; MiB: the most that tensors hold at once, in that order")
 
 
 def main() -> None:
@@ -225,6 +223,7 @@ def main() -> None:
     options_of = parser(__doc__)
     options_of.add_argument("--forward", action="store_true", help="time forward alone, too")
     options = options_of.parse_args()
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler, which counts memory, is to be silent
     from weft.device import fast_bf16
 
     threads = cores(options)

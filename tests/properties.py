@@ -22,7 +22,7 @@ from weft.config import Part, sections_within
 from weft.errors import WeftError
 from weft.models.build import build
 from weft.models.transformer import Output, Transformer
-from weft.nn import Inputs, Module
+from weft.nn import Inputs, Module, RingEntry
 
 Property = Callable[[Transformer], None]
 PROPERTIES: dict[str, Property] = {}
@@ -224,6 +224,8 @@ def cached(model: Transformer) -> None:
 @holds_with(*WRITING)
 def cached_beyond_a_window(model: Transformer) -> None:
     """The same where a window's cache keeps nothing more than the window, also in pieces longer than that."""
+    if not any(isinstance(entry, RingEntry) for entry in model.new_cache(2).entries):
+        return
     x_BT = tokens(model, 2, 16)
     whole = logits(model, x_BT)
     for sizes in (1, 2, [3, 5, 1, 6, 1]):
@@ -302,6 +304,8 @@ def executions(model: Transformer, only: object = None) -> Iterator[Transformer]
     held = {type(section) for _, section in sections_within(model.config)}
     options = [(section, name) for section in held for name in parts.options_of(section, execution=True)]
     for section, name in sorted(options, key=str):
+        if name == "cache":  # of generation, which other properties look at
+            continue
         for value in [value for value in parts.values_of(section, name) if only in (None, value)]:
             other = build(parts.changed(model.config, section, name, value)).double().eval()
             other.load_state_dict(model.state_dict())

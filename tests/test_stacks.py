@@ -434,8 +434,8 @@ DIFFERENT: dict[str, dict[str, Any]] = {
         "decoder": {
             "n_layers": 3,
             "positions": "rotary",
-            "block": {"attention": {"mask": {"kind": "window", "size": 3}}},
-            "pattern": [{}, {"cross_attention": "none"}, {"attention": "none", "cross_attention": {"n_heads": 2}}],
+            "block": {"attention": {"mask": {"kind": "window", "size": 3}}, "cross_attention": {"n_heads": 2}},
+            "pattern": [{}, {"cross_attention": "none"}, {"attention": "none"}],
         },
         "embedding": {"scaled": True},
     },

@@ -34,7 +34,9 @@ def relu2(options: Mapping[str, Any], parameters: Mapping[str, Array], x: Array)
 def swiglu(options: Mapping[str, Any], parameters: Mapping[str, Array], x: Array) -> Array:
     """Shazeer 2020, eq. 6: (Swish_1(x W) * x V) W2, with Swish_1(z) = z / (1 + e^-z)."""
     z = affine(parameters, "gate", x)
-    return affine(parameters, "down", z / (1 + np.exp(-z)) * affine(parameters, "up", x))
+    small = np.exp(np.where(z.real < 0, z, -z))  # e^-|z|: e^z overflows
+    sigmoid = np.where(z.real < 0, small, 1) / (1 + small)
+    return affine(parameters, "down", z * sigmoid * affine(parameters, "up", x))
 
 
 FEEDFORWARDS = {"gelu": gelu, "relu": relu, "relu2": relu2, "swiglu": swiglu, "none": None}

@@ -8,11 +8,11 @@ attention, "FlashAttention": Dao et al. 2022, algorithm 1, arXiv 2205.14135):
     l <- exp(m - m') l + sum P          o <- exp(m - m') o + P v               m <- m'
 
 The output is o / l, and all that is kept for backward is L = m + ln l, from which the weights are made again (the same
-paper's algorithm 4). With D = sum(do * o) over the channels:
+paper's algorithm 4, with L alone as in Dao 2023, arXiv 2307.08691). With D = sum(do * o) over the channels:
 
     P = exp(S - L)     dS = P * (do v^T - D)     dv += P^T do     dq += dS k     dk += dS^T q
 
-Axes here: I queries of a block, J keys of a run, N = I x the query heads that share a key head.
+q is scaled already. Axes: I queries of a block, J keys of a run, N = I x the query heads that share a key head.
 """
 
 from __future__ import annotations
@@ -76,12 +76,13 @@ class Plan:
             for queries, runs in seen[row if len(seen) > 1 else 0]
         ]
         if isinstance(self.sides.q_index_BT, FakeTensor):
-            # nothing is computed, only memory foreseen: two tiles with the longest run hold as much as any
-            return sorted(tiles, key=lambda tile: max(run.keys.stop - run.keys.start for run in tile.runs))[-2:]
+            # nothing is computed, only memory foreseen: the two tiles with the longest runs hold as much as any
+            return sorted(tiles, key=lambda tile: _length(tile.rows) * max(_length(run.keys) for run in tile.runs))[-2:]
         return tiles
 
     def _seen(self, some_IJ: Flags, full_IJ: Flags) -> Iterator[tuple[slice, list[Run]]]:
         """Each block of queries that sees something, and the runs of keys that it sees."""
+        queries, keys = self.sides.q_index_BT.shape[1], self.sides.k_index_BS.shape[1]
         for i in np.flatnonzero(some_IJ.any(axis=1)):
             seen = np.flatnonzero(some_IJ[i])
             neighbours = np.split(seen, np.flatnonzero(np.diff(seen) > 1) + 1)
@@ -89,17 +90,16 @@ class Plan:
             runs = []
             for blocks in pieces:
                 mixed = blocks[~full_IJ[i, blocks]]
-                runs.append(Run(self._tokens(blocks), self._tokens(mixed) if len(mixed) else None))
-            yield self._tokens(np.array([i])), runs
+                runs.append(Run(self._tokens(blocks, keys), self._tokens(mixed, keys) if len(mixed) else None))
+            yield self._tokens(np.array([i]), queries), runs
 
-    def _tokens(self, blocks: npt.NDArray[np.intp]) -> slice:
-        return slice(int(blocks[0]) * self.block, (int(blocks[-1]) + 1) * self.block)
+    def _tokens(self, blocks: npt.NDArray[np.intp], count: int) -> slice:
+        return slice(int(blocks[0]) * self.block, min((int(blocks[-1]) + 1) * self.block, count))
 
     def scores(self, q_BGNK: Tensor, k_BGSK: Tensor, bias_BHTS: Tensor | None, tile: Tile, run: Run) -> Tensor:
         """S of a tile and a run, B x G x N x J, in float32 or wider."""
         s_BGNJ = (q_BGNK @ k_BGSK[tile.rows, :, run.keys].mT).to(wide(q_BGNK.dtype))
-        queries = len(range(*tile.queries.indices(self.sides.q_index_BT.shape[1])))
-        s_BHIJ = s_BGNJ.view(len(s_BGNJ), -1, queries, s_BGNJ.shape[3])
+        s_BHIJ = s_BGNJ.view(len(s_BGNJ), -1, _length(tile.queries), _length(run.keys))
         if bias_BHTS is not None:
             s_BHIJ += bias_BHTS[_rows(bias_BHTS, tile), :, tile.queries, run.keys]
         if run.mixed is not None:
@@ -191,6 +191,10 @@ def _put(x_BHTK: Tensor, tile: Tile, part_BGNK: Tensor) -> None:
     """Write a tile's part of x."""
     x_BHIK = x_BHTK[tile.rows, :, tile.queries]
     x_BHIK.copy_(part_BGNK.reshape(x_BHIK.shape))
+
+
+def _length(part: slice) -> int:
+    return int(part.stop - part.start)
 
 
 def _rows(x_BHTS: Tensor, tile: Tile) -> slice:

@@ -105,7 +105,9 @@ class Sides:
     aligned: bool = False
     """Queries and keys are the same unpadded tokens 0 ... T-1."""
     _dense: dict[Mask, Tensor] = field(default_factory=dict, compare=False, repr=False)
-    _coverage: dict[tuple[Mask, int, int], Coverage] = field(default_factory=dict, compare=False, repr=False)
+    _coverage: dict[tuple[Mask, int, int], Coverage] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
     def block(self, rows: slice, queries: slice, keys: slice) -> Sides:
         """The same for a block of some rows' pairs."""
