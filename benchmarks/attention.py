@@ -162,7 +162,7 @@ def auto_of(case: Case) -> str:
 
 def measure(case: Case, threads: int, quick: bool, seconds: float) -> dict[str, Any]:
     """One case: milliseconds, their range, and memory of each system."""
-    deadline, long = time.monotonic() + seconds, case.tokens > LONG
+    long = case.tokens > LONG
     check(case)
     systems = [System(name, threads, make, name, case) for name in (SYSTEMS[:2] if quick and long else SYSTEMS)]
     try:
@@ -170,7 +170,7 @@ def measure(case: Case, threads: int, quick: bool, seconds: float) -> dict[str, 
             system.run(1)  # warms up
         systems[0].time(1)
         steps = max(1, min(20, int(0.1 / systems[0].seconds.pop())))  # a tenth of a second a sample
-        alternate(systems, steps, 3 if quick else 7, deadline)
+        alternate(systems, steps, 3 if quick else 7, time.monotonic() + seconds)
     finally:
         for system in systems:
             system.close()
@@ -228,7 +228,7 @@ def main() -> None:
 
     threads = cores(options)
     cases = cases_of(options.quick, options.forward, fast_bf16("cpu"))
-    seconds = (options.seconds or (80 if options.quick else 600)) / len(cases)
+    seconds = (options.seconds or (40 if options.quick else 400)) / len(cases)
     found: dict[str, Any] = {"benchmark": "attention", "machine": machine(threads), "heads": HEADS, "width": WIDTH}
     found["rows"] = []
     for case in cases:
