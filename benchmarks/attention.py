@@ -198,15 +198,16 @@ def cases_of(quick: bool, forward: bool, bf16: bool) -> list[Case]:
     return [Case(m, t, p, b) for p in precisions for m, ts in lengths.items() for t in ts for b in modes]
 
 
-def show(rows: list[dict[str, Any]]) -> None:
-    """One line a case."""
-    headers = ["case", *(f"{name} ms" for name in SYSTEMS), "range of blocked", "x sdpa", "x formula", "MiB", "auto"]
+def lines_of(rows: list[dict[str, Any]]) -> list[list[Any]]:
+    """What the columns are, then one line a case."""
+    names = [f"{name} ms" for name in SYSTEMS]
+    headers: list[Any] = ["case", *names, "range of blocked", "x sdpa", "x formula", "MiB", "auto"]
     lines = []
     for row in rows:
         found, own = row["systems"], row["systems"]["blocked"]
         lines.append(
             [
-                Case(**row["case"]),
+                str(Case(**row["case"])),
                 *(f"{found[name]['ms']:.1f}" if name in found else "" for name in SYSTEMS),
                 f"{own['low']:.1f}-{own['high']:.1f}",
                 *(f"{found[name]['to_blocked']:.2f}" if name in found else "" for name in SYSTEMS[1:]),
@@ -214,6 +215,12 @@ def show(rows: list[dict[str, Any]]) -> None:
                 row["auto"],
             ]
         )
+    return [headers, *lines]
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """The table, for a person."""
+    headers, *lines = lines_of(rows)
     print(table(headers, lines))
     print("x: how many times as long as blocked it takes; MiB: the most that tensors hold at once, in that order")
 
@@ -233,6 +240,7 @@ def main() -> None:
     found["rows"] = []
     for case in cases:
         found["rows"].append(measure(case, threads, options.quick, seconds))
+        found["table"] = lines_of(found["rows"])
         finish(options, found)  # what there is, if the next one should fail
     show(found["rows"])
 

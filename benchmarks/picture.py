@@ -67,7 +67,7 @@ def draw(panels: Sequence[Panel]) -> str:
 def _panel(panel: Panel, top: float) -> tuple[Markup, float]:
     """One panel that begins at `top`, and where it ends."""
     parts = []
-    for line in wrap(panel.title, 112):
+    for line in wrap(panel.title, 96):
         top += 20
         parts.append(tag("text", line, x=0, y=top, class_="title"))
     top += 19

@@ -294,8 +294,25 @@ def main() -> None:
     told(found, options)
     if options.json:
         about = {"machine": platform.machine(), "threads": options.threads, "minutes": options.minutes}
-        whole = {**about, **found, "outcomes": [asdict(one) for one in outcomes]}
+        whole = {**about, **found, **shown(found, outcomes), "outcomes": [asdict(one) for one in outcomes]}
         Path(options.json).write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+
+
+def shown(found: dict, outcomes: list[Outcome]) -> dict:
+    """The finding and the table that a document shows."""
+    head = ["system", "seed", "seconds", "steps", "tokens", "nats a token", "bits per byte"]
+    rows = [
+        [one.system, one.seed, f"{one.seconds:.0f}", f"{one.steps:,}", f"{one.tokens:,}", f"{one.nats:.3f}",
+         f"{one.bits_per_byte:.3f}"]
+        for one in outcomes
+    ]  # fmt: skip
+    finding = ""
+    if found.get("seconds_to_stretched") is not None:
+        finding = (
+            f"weft is {found['lead']:.3f} bits per byte below the stretched recipe, and has its quality after"
+            f" {found['seconds_to_stretched']:.0f} s, {found['share_of_its_time']:.2f} of its time"
+        )
+    return {"finding": finding, "table": [head, *rows]}
 
 
 def told(found: dict, options: argparse.Namespace) -> None:
