@@ -48,14 +48,19 @@ def tf_idf(
 
 def copied(sources: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
     """BLEU and chrF (sacrebleu's, from 0 to 100) of giving each source as its own target."""
+    bleu, chrf, _ = corpus_scores(sources, targets)
+    return {"bleu": bleu, "chrf": chrf}
+
+
+def corpus_scores(answers: Sequence[str], references: Sequence[str]) -> tuple[float, float, tuple[str, str]]:
+    """Corpus BLEU (Papineni et al. 2002) and chrF (Popovic 2015) by sacrebleu, and their signatures (Post 2018)."""
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
-    answers, references = list(sources), [list(targets)]
-    return {
-        "bleu": float(BLEU().corpus_score(answers, references).score),
-        "chrf": float(CHRF().corpus_score(answers, references).score),
-    }
+    bleu, chrf = BLEU(), CHRF()
+    found = [float(metric.corpus_score(list(answers), [list(references)]).score) for metric in (bleu, chrf)]
+    names = (f"BLEU|{bleu.get_signature()}", f"chrF2|{chrf.get_signature()}")
+    return found[0], found[1], names
 
 
 def _features(most: int) -> Any:

@@ -106,7 +106,7 @@ class ClassificationResult:
                 "text": texts[number],
                 "label": labels[number],
                 "predicted": self.labels[predicted_N[place]],
-                "probabilities": _named(self.labels, self.probabilities_NC[place]),
+                "probabilities": named(self.labels, self.probabilities_NC[place]),
             }
 
 
@@ -146,5 +146,6 @@ def labels_of_model(model: Transformer) -> tuple[str, ...]:
     return head.labels
 
 
-def _named(labels: tuple[str, ...], probabilities_C: NDArray[np.float64]) -> dict[str, float]:
+def named(labels: tuple[str, ...], probabilities_C: NDArray[np.float64]) -> dict[str, float]:
+    """Each class with its probability, as it is written down."""
     return {label: round(float(p), 6) for label, p in zip(labels, probabilities_C, strict=True)}

@@ -12,7 +12,7 @@ from weft.data.examples import Examples
 from weft.data.shards import in_memory
 from weft.errors import WeftError
 from weft.evaluation.base import Plan
-from weft.evaluation.classification import class_probabilities, labels_of_model
+from weft.evaluation.classification import class_probabilities, labels_of_model, named
 from weft.evaluation.sequence import write_answers
 from weft.evaluation.task import Task
 from weft.objectives import Classification, Objective, Seq2Seq
@@ -51,8 +51,7 @@ def classify(objective: Classification, task: Task, texts: list[str], beams: int
     for rows in Examples(in_memory(texts, task.tokenizer), plan.length).in_order(plan.batch_tokens):
         for number, probabilities in zip(rows.numbers_B, class_probabilities(task.model, rows), strict=True):
             best = int(probabilities.argmax())
-            named = {label: round(float(p), 6) for label, p in zip(labels, probabilities, strict=True)}
-            said[int(number)] = {"predicted": labels[best], "probabilities": named}
+            said[int(number)] = {"predicted": labels[best], "probabilities": named(labels, probabilities)}
     return [said[number] for number in range(len(texts))]
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from weft.data.examples import ExampleRows, Examples
 from weft.data.rows import IGNORE
 from weft.data.shards import TokenSplit
+from weft.data.task_baselines import corpus_scores
 from weft.evaluation.base import Plan, evaluate, measuring, share
 from weft.generation.search import search
 from weft.models.transformer import Transformer
@@ -164,16 +165,5 @@ def _write(
         texts = write_answers(model, tokenizer, rows, beams, plan.length)
         answers.update(zip(rows.numbers_B.tolist(), (text for text, _ in texts), strict=True))
         plan.told(len(answers), few or len(examples))
-    bleu, chrf, signatures = scores(list(answers.values()), [references[number] for number in answers])
+    bleu, chrf, signatures = corpus_scores(list(answers.values()), [references[number] for number in answers])
     return Written("greedy" if beams == 1 else f"beam {beams}", answers, bleu, chrf, signatures)
-
-
-def scores(answers: Sequence[str], references: Sequence[str]) -> tuple[float, float, tuple[str, str]]:
-    """Corpus BLEU (Papineni et al. 2002) and chrF (Popovic 2015) by sacrebleu, and their signatures (Post 2018)."""
-    from sacrebleu.metrics.bleu import BLEU
-    from sacrebleu.metrics.chrf import CHRF
-
-    bleu, chrf = BLEU(), CHRF()
-    found = [float(metric.corpus_score(list(answers), [list(references)]).score) for metric in (bleu, chrf)]
-    names = (f"BLEU|{bleu.get_signature()}", f"chrF2|{chrf.get_signature()}")
-    return found[0], found[1], names

@@ -89,7 +89,6 @@ class Evaluation:
     result: Result
     folder: Path
     notes: list[str]
-    texts: int
 
     def report(self) -> dict[str, Any]:
         """As JSON."""
@@ -120,7 +119,7 @@ def evaluate_on(
         about = {"model": str(task.name), "data": data, "source": source.dump(), "objective": task.objective.dump(),
                  "values": result.values(), "notes": notes}  # fmt: skip
         write_text(folder / "metrics.json", to_json(about))
-        return Evaluation(result, folder, notes, split.documents)
+        return Evaluation(result, folder, notes)
 
 
 def _plain(data: str) -> str:
