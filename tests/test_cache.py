@@ -26,12 +26,14 @@ DECODERS: dict[str, dict[str, Any]] = {
         "n_layers": 3,
         "pattern": [{"attention": {"mask": {"kind": "window", "size": 3}}}, {"attention": "none"}, {}],
     },
+    "bigrams": {"n_layers": 2},
 }
+EMBEDDINGS: dict[str, dict[str, Any]] = {"bigrams": {"kind": "bigrams", "rows": 60}}
 
 
 @pytest.fixture(params=DECODERS)
 def model(request: pytest.FixtureRequest) -> Transformer:
-    return parts.small(DECODERS[request.param])
+    return parts.small(DECODERS[request.param], embedding=EMBEDDINGS.get(request.param, {}))
 
 
 def filled(model: Transformer, texts: list[Tensor]) -> Cache:
@@ -107,6 +109,18 @@ def test_a_snapshot_is_come_back_to(model: Transformer) -> None:
     assert then == [4, 6], "a snapshot is not moved by what comes later"
     cache.select([0, 1])
     go_on_alone(model, cache, texts)
+
+
+def test_vectors_that_were_given_are_no_token_that_an_embedding_looks_back_at() -> None:
+    model = parts.small(DECODERS["bigrams"], embedding=EMBEDDINGS["bigrams"])
+    x_BT, more_BT = tokens(model, 2, 4), tokens(model, 2, 3, seed=1)
+    cache, mixed = model.new_cache(2), model.embedding(Inputs(tokens_BT=x_BT)).detach()
+    logits(model, x_BT, cache)
+    cache.rewind(4)  # what the slots held is no longer there either
+    close(logits(model, Inputs(x_BTD=mixed), cache), logits(model, x_BT), 1e-14)
+    alone = model.embedding(Inputs(tokens_BT=more_BT)).detach()
+    expected = logits(model, Inputs(x_BTD=torch.cat([mixed, alone], dim=1)))[:, 4:]
+    close(logits(model, more_BT, cache), expected)
 
 
 def test_slots_that_hold_a_row_s_tokens_are_valid() -> None:

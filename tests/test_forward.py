@@ -82,7 +82,7 @@ def test_the_mean_over_dropout_is_what_is_computed_without() -> None:
 def test_vectors_may_come_in_place_of_tokens() -> None:
     model = small({"positions": "learned"})
     x_BT = tokens(model, 2, 5)
-    close(logits(model, Inputs(x_BTD=model.embedding(x_BT))), logits(model, x_BT), 1e-14)
+    close(logits(model, Inputs(x_BTD=model.embedding(Inputs(tokens_BT=x_BT)))), logits(model, x_BT), 1e-14)
 
 
 def test_given_positions_are_the_ones_that_are_used() -> None:

@@ -181,7 +181,7 @@ def test_the_table_may_be_scaled_on_its_way_in_only(scaled: bool) -> None:
     model = parts.small(embedding={"scaled": scaled})
     x_BT = tokens(model, 2, 5)
     plain = model.embedding.tokens.weight[x_BT]
-    close(model.embedding(x_BT).detach(), (4.0 if scaled else 1.0) * plain.detach(), 1e-15)
+    close(model.embedding(Inputs(tokens_BT=x_BT)).detach(), (4.0 if scaled else 1.0) * plain.detach(), 1e-15)
     output = model(x_BT)
     close(output.logits_BTV.detach(), (output.x_BTD @ model.embedding.tokens.weight.T).detach(), 1e-14)
 

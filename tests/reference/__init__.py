@@ -7,7 +7,7 @@ no batch, no cache, no padding and no kernel. Numbers may be complex, so that `c
 from reference.attention import MASKS, SCORES, attention, cross_attention
 from reference.calculus import slope
 from reference.feedforward import FEEDFORWARDS
-from reference.model import BLOCKS, classes, logits, loss, vectors
+from reference.model import BLOCKS, EMBEDDINGS, classes, logits, loss, vectors
 from reference.norms import NORMS
 from reference.positions import POSITIONS
 
@@ -19,7 +19,7 @@ REFERENCES = {
     "mask": MASKS,
     "attention": {"dot-product": attention, "none": None},
     "block": BLOCKS,
-    "embedding": {"tokens": vectors},
+    "embedding": EMBEDDINGS,
     "head": {"lm": logits, "classifier": classes},
     "model": {"transformer": vectors},
 }

@@ -70,6 +70,29 @@ def stack(
     return x
 
 
+def tokens(model: Mapping[str, Any], parameters: Mapping[str, Array], text: Sequence[int]) -> list[Array]:
+    """Each token's vector."""
+    return [parameters["embedding.tokens.weight"][token] for token in text]
+
+
+def bigrams(model: Mapping[str, Any], parameters: Mapping[str, Array], text: Sequence[int]) -> list[Array]:
+    """Each token's vector + that of the pair (token before, token); the first one's pair is (nothing, token).
+
+    Pagnoni et al. 2024, eq. 3, for pairs of tokens: all (V + 1) V pairs have rows of their own where there are as many
+    rows, else pair n has the row floor(R frac(n / golden ratio)) in 32 bits (Knuth, section 6.4).
+    """
+    rows, vocab = model["embedding"]["rows"], model["vocab_size"]
+    golden, found = round(2**32 / ((1 + math.sqrt(5)) / 2)), []
+    for before, token in zip([None, *text[:-1]], text, strict=True):
+        pair = (0 if before is None else before + 1) * vocab + token
+        row = pair if (vocab + 1) * vocab <= rows else (pair * golden % 2**32) * rows // 2**32
+        found.append(parameters["embedding.tokens.weight"][token] + parameters["embedding.pairs.weight"][row])
+    return found
+
+
+EMBEDDINGS = {"tokens": tokens, "bigrams": bigrams}
+
+
 def vectors(
     model: Mapping[str, Any], parameters: Mapping[str, Array], tokens: Sequence[int], read: Sequence[int] | None = None
 ) -> Array:
@@ -78,7 +101,7 @@ def vectors(
     scale = math.sqrt(model["d_model"]) if model["embedding"]["scaled"] else 1.0
 
     def through(name: str, text: Sequence[int], causal: bool, memory: Array | None = None) -> Array:
-        x = np.array([scale * parameters["embedding.tokens.weight"][token] for token in text])
+        x = scale * np.array(EMBEDDINGS[model["embedding"]["kind"]](model, parameters, text))
         return stack(model[name], below(parameters, name), x, causal=causal, source=memory)
 
     if not model["decoder"]:

@@ -62,11 +62,11 @@ class Stack(Module):
             add_terms(terms, emitted)
         return self.norm(x_BTD), terms
 
-    def new_cache(self, rows: int, *, slack: int = SLACK) -> Cache:
+    def new_cache(self, rows: int, *, slack: int = SLACK, keeps_tokens: bool = False) -> Cache:
         """An empty cache for `rows` sequences; windows keep as much as lets one take back `slack` tokens."""
         entries = [None if attention is None else attention.cache_entry(slack) for attention in self._attentions()]
         memories = [None if block.cross_attention is None else MemoryEntry() for block in self._blocks()]
-        return Cache(entries, rows, memories)
+        return Cache(entries, rows, memories, keeps_tokens=keeps_tokens)
 
     def limit(self) -> int | None:
         """The longest sequence that the positions can number, or None."""
@@ -93,6 +93,7 @@ class Stack(Module):
                 raise WeftError("documents packed into a row cannot be continued from a cache; give each its own row")
             self._check_length(max(cache.lengths) + tokens)
             placement = cache.place(inputs.shape, valid_BT, device)
+            cache.keep_tokens(inputs.tokens_BT, placement)
             index_BT, k_valid = placement.slot_BT, cache.valid(device)
             keys_BS = torch.arange(placement.end, device=device)[None]
             # the first tokens of rows of one length are alone in the cache, as if there were none
@@ -176,7 +177,7 @@ class Transformer(Module):
         if self.decoder is None:
             memory = self.encode(inputs)
             return Output(memory.x_BSD, memory.terms, self.heads, memory.valid_BS)
-        x_BTD, terms = self.decoder(self._embed(inputs), inputs, memory, cache)
+        x_BTD, terms = self.decoder(self._embed(inputs, cache), inputs, memory, cache)
         if memory is not None:
             add_terms(terms, memory.terms)
         return Output(x_BTD, terms, self.heads, inputs.valid_BT)
@@ -192,8 +193,8 @@ class Transformer(Module):
         x_BSD, terms = self.encoder(self._embed(source), source)
         return Memory(x_BSD, source.valid_BT, source.documents_BT, terms)
 
-    def _embed(self, inputs: Inputs) -> Tensor:
-        x_BTD: Tensor = inputs.x_BTD if inputs.x_BTD is not None else self.embedding(inputs.tokens_BT)
+    def _embed(self, inputs: Inputs, cache: Cache | None = None) -> Tensor:
+        x_BTD: Tensor = inputs.x_BTD if inputs.x_BTD is not None else self.embedding(inputs, cache)
         return x_BTD if self.compute_dtype is None else x_BTD.to(self.compute_dtype)
 
     def _memory(self, inputs: Inputs, source: Tensor | Inputs | Memory | None, cache: Cache | None) -> Memory | None:
@@ -226,7 +227,7 @@ class Transformer(Module):
         """
         if self.decoder is None:
             raise WeftError("an encoder reads its text at once, without a cache")
-        return self.decoder.new_cache(rows, slack=slack)
+        return self.decoder.new_cache(rows, slack=slack, keeps_tokens=self.embedding.looks_back)
 
     def limit(self) -> int | None:
         """The longest sequence that the positions can number, or None; an encoder-decoder's: of what it writes."""

@@ -5,7 +5,7 @@ from weft.nn.attention import Attention, CrossAttention, DotProduct, DotProductA
 from weft.nn.block import Block, BlockPart, Plain, Post, Pre
 from weft.nn.cache import Cache, FullEntry
 from weft.nn.context import Across, Context, Inputs, Memory
-from weft.nn.embeddings import Embeddings, TokenEmbedding, Tokens
+from weft.nn.embeddings import Bigrams, Embeddings, SequenceEmbedding, TokenEmbedding, Tokens
 from weft.nn.feedforward import FeedForward, Gelu, NoFeedForward, Relu, Relu2, SwiGlu
 from weft.nn.heads import Classifier, ClassifierHead, Head, LanguageModelHead, Lm
 from weft.nn.initialization import Constant, Initialization, Normal
@@ -38,6 +38,7 @@ __all__ = [
     "Across",
     "Alibi",
     "Attention",
+    "Bigrams",
     "Block",
     "BlockPart",
     "Both",
@@ -95,6 +96,7 @@ __all__ = [
     "RotaryAlibi",
     "SameDocument",
     "Score",
+    "SequenceEmbedding",
     "Sides",
     "Sinusoidal",
     "Softmax",

@@ -140,11 +140,18 @@ class Cache:
     """
 
     def __init__(
-        self, entries: Sequence[FullEntry | None], rows: int, memories: Sequence[MemoryEntry | None] = ()
+        self,
+        entries: Sequence[FullEntry | None],
+        rows: int,
+        memories: Sequence[MemoryEntry | None] = (),
+        *,
+        keeps_tokens: bool = False,
     ) -> None:
         self.entries = list(entries)
         self.memories = list(memories)
         self.lengths = [0] * rows
+        self.tokens_BS = torch.zeros(rows, 0, dtype=torch.long) if keeps_tokens else None
+        """The tokens themselves, for an embedding that looks back; -1 where vectors were given."""
         self.source_valid_BS: Tensor | None = None
         """Which of the source's tokens are no padding; None until a source was read."""
 
@@ -159,8 +166,7 @@ class Cache:
         Raises WeftError when the number of rows differs from the cache's.
         """
         rows, tokens = shape
-        if rows != self.rows:
-            raise WeftError(f"the cache holds {self.rows} rows, the input has {rows}; select or join rows first")
+        self.check_rows(rows)
         before_B = torch.tensor(self.lengths, device=device)
         if valid_BT is None:
             slot_BT = before_B[:, None] + torch.arange(tokens, device=device)
@@ -172,6 +178,32 @@ class Cache:
         start = self.lengths[0] if alike else None
         self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
         return Placement(slot_BT, valid_BT, start, tuple(self.lengths))
+
+    def check_rows(self, rows: int) -> None:
+        """Raises WeftError when the number of rows differs from the cache's."""
+        if rows != self.rows:
+            raise WeftError(f"the cache holds {self.rows} rows, the input has {rows}; select or join rows first")
+
+    def keep_tokens(self, tokens_BT: Tensor | None, placement: Placement) -> None:
+        """Keep the tokens that were placed, where an embedding wants them; None: vectors, whose tokens nobody knows."""
+        if self.tokens_BS is None:
+            return
+        if tokens_BT is None:
+            tokens_BT = torch.full_like(placement.slot_BT, -1).expand(self.rows, -1)
+        held = self.tokens_BS.shape[1]
+        if held < placement.end:
+            grown = tokens_BT.new_full((self.rows, max(64, placement.end, 2 * held)), -1)
+            grown[:, :held] = self.tokens_BS
+            self.tokens_BS = grown
+        put(self.tokens_BS[:, None], tokens_BT[:, None], placement.slot_BT, placement.valid_BT, placement.start)
+
+    def last_tokens(self) -> Tensor | None:
+        """The last token of each row; None where no row has one, -1 where one has none."""
+        if self.tokens_BS is None or not self.tokens_BS.numel():
+            return None
+        lengths_B = torch.tensor(self.lengths, device=self.tokens_BS.device)
+        last_B = self.tokens_BS.gather(1, (lengths_B - 1).clamp(min=0)[:, None])[:, 0]
+        return torch.where(lengths_B > 0, last_B, -1)
 
     def valid(self, device: torch.device) -> Tensor | None:
         """Which kept slots hold a token of their row, B x S; None where all do."""
@@ -186,6 +218,8 @@ class Cache:
         for entry in self._held():
             device = entry.k_BGSK.device if entry.k_BGSK is not None else None
             entry.select(torch.tensor(chosen, dtype=torch.long, device=device))
+        if self.tokens_BS is not None:
+            self.tokens_BS = self.tokens_BS[chosen]
         if self.source_valid_BS is not None:
             self.source_valid_BS = self.source_valid_BS[chosen]
         self.lengths = [self.lengths[row] for row in chosen]
@@ -202,6 +236,10 @@ class Cache:
             longest = max(first.shape[1], second.shape[1])
             padded = [F.pad(valid_BS, (0, longest - valid_BS.shape[1])) for valid_BS in (first, second)]
             self.source_valid_BS = torch.cat(padded)
+        if self.tokens_BS is not None and other.tokens_BS is not None:
+            tokens = self.tokens_BS, other.tokens_BS
+            slots = max(x.shape[1] for x in tokens)
+            self.tokens_BS = torch.cat([F.pad(x, (0, slots - x.shape[1]), value=-1) for x in tokens])
         for mine, theirs in zip(self._held(), other._held(), strict=True):
             mine.join(theirs, (self.rows, other.rows))
         self.lengths += other.lengths
@@ -232,7 +270,7 @@ class Cache:
 
     @property
     def bytes(self) -> int:
-        """Memory held, in bytes."""
+        """Memory held by keys and values, in bytes."""
         return sum(entry.bytes for entry in self._held())
 
 
