@@ -10,6 +10,7 @@ as long must not take more memory to prepare; in quick mode twice as long.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -43,11 +44,10 @@ from weft.config import load
 from weft.data.config import DataConfig
 from weft.data.shards import write_split
 from weft.runs.fingerprints import of_file
+from weft.text.tokenizers import Tokenizer
 source, folder = sys.argv[1:]
-config = load(DataConfig, {"source": source, "tokenizer": {"kind": "bpe", "vocab_size": 4096}})
-corpus = config.source.build()
-texts = (document.text for document in corpus.documents())
-tokenizer = config.tokenizer.train(texts, 1, ())
+corpus = load(DataConfig, {"source": source}).source.build()
+tokenizer = Tokenizer.load(Path(source).with_name("tokenizer.json"))
 started = time.perf_counter()
 written = write_split(Path(folder) / "split", corpus.documents(), tokenizer, False)
 seconds = time.perf_counter() - started
@@ -68,6 +68,16 @@ def write_text(path: Path, megabytes: int) -> None:
             text = "\n".join(f"{line} {number * 7919 % 99991}" if line else line for line in lines)
             written += file.write(json.dumps({"text": text}) + "\n")
             number += 1
+
+
+def train_tokenizer(path: Path) -> None:
+    """The tokenizer of all measurements, beside the text, from its first documents."""
+    from weft.config import load
+    from weft.data.config import DataConfig
+
+    config = load(DataConfig, {"source": str(path), "tokenizer": {"kind": "bpe", "vocab_size": 4096}})
+    texts = (document.text for document in itertools.islice(config.source.build().documents(), 400))
+    config.tokenizer.train(texts, 1).save(path.with_name("tokenizer.json"))
 
 
 def prepare(work: str, path: Path, cores: set[int]) -> tuple[float, float, str, int]:
@@ -135,6 +145,7 @@ def main() -> None:
         folder = Path(name)
         path = folder / "text.jsonl"
         write_text(path, 10 if options.quick else 60)
+        train_tokenizer(path)
         rows = speed(path, cores, 3 if options.quick else 5, started + seconds * 0.6)
         sizes = (33, 66) if options.quick else (100, 1000)  # below 32 MB there would be a compressor beside it
         held = memory(folder, *sizes, cores)

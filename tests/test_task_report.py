@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import synthetic_tasks as tasks
+from pages import HOSTILE, Outline, chromium, luminance, opened
 from rich.cells import cell_len
 from sacrebleu.metrics.chrf import CHRF
 from scipy.stats import binomtest
 from synthetic_runs import healthy, line, manifest, write
-from test_report import HOSTILE, Outline, chromium, luminance, opened
 
 from weft.report.grids import SHADES, Confusion, bars, confusion_grid
 from weft.report.terminal import confusion

@@ -11,7 +11,7 @@ from torch import Tensor
 from weft.config import Part
 from weft.nn.cache import Cache
 from weft.nn.context import Inputs
-from weft.nn.initialization import Normal
+from weft.nn.initialization import Constant, Normal
 from weft.nn.linear import Embedding
 from weft.nn.module import Dims, Module
 
@@ -91,7 +91,7 @@ class BigramEmbedding(TokenEmbedding):
     def __init__(self, options: Bigrams, dims: Dims) -> None:
         super().__init__(options, dims)
         self.rows, self.vocab_size = options.rows, dims.vocab_size
-        self.pairs = Embedding(options.rows, dims.d_model, Normal(dims.init_std))
+        self.pairs = Embedding(options.rows, dims.d_model, Constant(0.0))  # begins as `tokens`
 
     def embed(self, inputs: Inputs, cache: Cache | None) -> Tensor:
         assert inputs.tokens_BT is not None, "an embedding needs tokens"

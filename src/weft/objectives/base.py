@@ -75,6 +75,8 @@ class Objective(Part, slot="objective", default="causal"):
     """Columns that the data must have beside the text: `label`, `target`."""
     special_tokens: ClassVar[tuple[str, ...]] = ()
     """Tokens that the objective needs beside the end of a document."""
+    continues: ClassVar[bool] = False
+    """Whether a model that learns this continues a prompt, so that a run may show samples."""
     weights: ClassVar[Mapping[str, float]] = {"loss": 1.0}
     """The terms that are minimised, by name, and how much each counts; other terms are statistics."""
 

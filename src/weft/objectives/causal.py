@@ -22,6 +22,8 @@ from weft.objectives.base import Batch, BatchLoader, Objective, tensor
 class Causal(Objective, kind="causal"):
     """Next-token prediction: the mean of -log p(token | tokens before it), in nats (Radford et al. 2018, eq. 1)."""
 
+    continues = True
+
     def heads(self) -> dict[str, Head]:
         return {"lm": Lm()}
 

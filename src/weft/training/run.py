@@ -21,7 +21,6 @@ from weft.evaluation.records import write_predictions
 from weft.generation.generate import generate
 from weft.hub.names import load as load_model
 from weft.models.transformer import Transformer
-from weft.objectives import Causal
 from weft.report.terminal import console as make_console
 from weft.runs.atomic import DiskError
 from weft.runs.folder import RunFolder, free_name
@@ -291,7 +290,7 @@ class Runner:
 
     def _sample(self) -> None:
         options, training = self.prepared.recipe.train, self.training
-        if options.sample_tokens and isinstance(self.prepared.recipe.objective, Causal):
+        if options.sample_tokens and self.prepared.recipe.objective.continues:
             prompt = 1 + len(self.prepared.data.tokenizer.encode(options.sample_prompt))
             with training.shown():
                 text = generate(
