@@ -8,6 +8,7 @@ place.
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import json
 import random
@@ -46,8 +47,11 @@ EXAMPLES: dict[tuple[str, str], tuple[Any, ...]] = {
     ("TransformerConfig", "heads"): ({"lm": {"kind": "lm", "bias": True}},),
     ("TransformerConfig", "encoder"): ({"n_layers": 3},),
     ("TransformerConfig", "decoder"): ({"n_layers": 3},),
-    ("Classifier", "labels"): ([*"abcdefgh"],),
+    ("StackConfig", "share"): ("all",),
+    ("Labelled", "labels"): ([*"abcdefgh"],),
     ("_Wide", "width"): (23,),  # of few ReLUs all may be dead
+    ("Factorized", "width"): (12,),  # of few channels a norm leaves the signs
+    ("DotProduct", "head_width"): (8,),
 }
 """Values for options whose type says too little: (class that has it, option) -> values."""
 
@@ -137,14 +141,19 @@ def _candidates(annotation: Any) -> Iterator[Any]:
         yield from CANDIDATES.get(annotation, ())
 
 
-def levels_of(base: type[Part], *, variants: bool = True) -> list[dict[str, Any]]:
-    """Every kind of a slot; with `variants`, each also with one option changed, for every option that is no slot."""
-    levels = []
-    for kind, part in sorted(base.kinds.items()):
+def levels_of(base: type[Part], *, variants: bool = True, repeated: bool = True) -> list[dict[str, Any]]:
+    """Every kind of a slot; with `variants`, each also with one option changed, for every option that is no slot.
+
+    Without `repeated`, an option that several kinds have from one class is changed in one of them only.
+    """
+    levels, seen = [], set[tuple[type, str]]()
+    for kind, part in sorted(base.kinds.items(), key=lambda item: (len(item[1].__mro__), item[0])):
         plain = {"kind": kind, **required_of(part)}
         levels.append(plain)
         for name in options_of(part) if variants else []:
-            if slot_of(part.model_fields[name].annotation) is None:
+            declared = next(above for above in part.__mro__ if name in inspect.get_annotations(above)), name
+            if slot_of(part.model_fields[name].annotation) is None and (repeated or declared not in seen):
+                seen.add(declared)
                 values = [value for value in values_of(part, name) if value != plain.get(name)]
                 levels += [{**plain, name: value} for value in values[: 2 if (part.__name__, name) in SEVERAL else 1]]
     return levels
@@ -158,7 +167,8 @@ def places(*, variants: bool = True) -> dict[str, Place]:
     found: dict[str, Place] = {}
 
     def add(path: str, base: type[Part], optional: bool) -> None:
-        levels = levels_of(base, variants=variants and not optional)  # what overrides another is tried by kind
+        # what overrides another is tried by kind
+        levels = levels_of(base, variants=variants and not optional, repeated=False)
         levels = [level for level in levels if level["kind"] != "none" or not path.endswith(CROSS)]
         found[path] = Place(base, (*([INHERIT] if optional else []), *map(json.dumps, levels)))
         for part in base.kinds.values() if not path.endswith(CROSS) else ():
@@ -174,7 +184,8 @@ def places(*, variants: bool = True) -> dict[str, Place]:
 
     visit(TransformerConfig, "")
     for kind in SLOTS["head"].kinds:
-        levels = [level for level in levels_of(SLOTS["head"], variants=variants) if level["kind"] == kind]
+        levels = levels_of(SLOTS["head"], variants=variants, repeated=False)
+        levels = [level for level in levels if level["kind"] == kind]
         found[f"heads.{kind}"] = Place(SLOTS["head"], tuple(map(json.dumps, levels)))
     found["stacks"] = Place(ModelConfig, tuple(map(json.dumps, STACKS)))
     return found

@@ -51,7 +51,7 @@ def test_loss_and_its_gradients_are_the_formula_s(pooling: str, smoothing: float
     arrays = {"x": x_BTD.detach().numpy(), **{name: p.detach().numpy() for name, p in made.named_parameters()}}
 
     def nats(at: dict[str, np.ndarray]) -> complex:
-        rows = [reference.classes({"pooling": pooling}, at, at["x"][row])[None] for row in (0, 2)]
+        rows = [reference.HEADS["classifier"]({"pooling": pooling}, at, at["x"][row])[None] for row in (0, 2)]
         return reference.loss(rows[0], [2], smoothing) + reference.loss(rows[1], [0], smoothing)
 
     term = made.loss(x_BTD, None, labels_B, smoothing)

@@ -26,7 +26,7 @@ from weft.models.cost import (
 )
 from weft.models.describe import Description, describe, ranges
 from weft.nn import Cost
-from weft.nn.feedforward import GeluLayer
+from weft.nn.feedforward import WideLayer
 
 SMALL: dict[str, Any] = {
     "d_model": 32,
@@ -165,10 +165,10 @@ def test_dropout_in_attention_is_told_where_it_costs_memory(gpt2: Description) -
 
 
 def test_a_part_that_looks_at_values_leaves_the_memory_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    def inner(self: GeluLayer, x_BTD: torch.Tensor) -> torch.Tensor:
+    def inner(self: WideLayer, x_BTD: torch.Tensor) -> torch.Tensor:
         return self.up(x_BTD) if x_BTD.sum() > 0 else -self.up(x_BTD)
 
-    monkeypatch.setattr(GeluLayer, "inner", inner)
+    monkeypatch.setattr(WideLayer, "inner", inner)
     found = describe(small())
     assert found.memory is None
     assert "only a run can tell" in found.lines()[-1]

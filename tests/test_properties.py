@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ import parts
 import pytest
 import torch
 from parts import Case, Place
-from properties import PROPERTIES, Property, classes, close, logits, tokens
+from properties import PROPERTIES, Property, answers, close, logits, tokens
 
 from weft.config import SLOTS, Part, Section, sections_within
 from weft.errors import WeftError
@@ -95,6 +96,7 @@ LAYERS = {
         "blocks": ["post", {"kind": "pre", "feedforward": "none"}, {"attention": {"n_heads": 2}}],
     },
     "ending in post": {"norm": "rms", "blocks": ["plain", "pre", "post"]},
+    "shared": {"n_layers": 3, "share": 2, "positions": "rotary", "block": {"kind": "sandwich"}},
 }
 
 
@@ -144,10 +146,11 @@ def differ(one: Transformer, other: Transformer) -> bool:
     for model in (one, other):
         parts.stir(model)
         for training in (False, True):
-            for compute in (logits, classes):
+            for compute in (logits, answers):
                 torch.manual_seed(0)
                 outs.append(compute(model.train(training), tokens(model, 2, 6)))
-    return not all(torch.equal(*pair) for pair in zip(outs[:4], outs[4:], strict=True))
+    pairs = zip(itertools.chain(*outs[:4]), itertools.chain(*outs[4:]), strict=True)
+    return not all(torch.equal(*pair) for pair in pairs)
 
 
 @pytest.mark.parametrize(("section", "name"), semantic_options())

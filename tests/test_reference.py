@@ -52,8 +52,8 @@ def normal(seed: int, *shape: int) -> Tensor:
 
 
 def stirred(module: nn.Module) -> nn.Module:
-    """In float64, with values that are neither 0 nor 1 nor unset."""
-    module = module.double()
+    """In float64, dropping nothing, with values that are neither 0 nor 1 nor unset."""
+    module = module.double().eval()
     for index, parameter in enumerate(module.parameters()):
         parameter.data = normal(100 + index, *parameter.shape)
     return module

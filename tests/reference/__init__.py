@@ -7,7 +7,8 @@ no batch, no cache, no padding and no kernel. Numbers may be complex, so that `c
 from reference.attention import MASKS, SCORES, attention, cross_attention
 from reference.calculus import slope
 from reference.feedforward import FEEDFORWARDS
-from reference.model import BLOCKS, EMBEDDINGS, classes, logits, loss, vectors
+from reference.heads import HEADS, answer
+from reference.model import BLOCKS, EMBEDDINGS, STOCHASTIC_DEPTH, loss, vectors
 from reference.norms import NORMS
 from reference.positions import POSITIONS
 
@@ -19,23 +20,25 @@ REFERENCES = {
     "mask": MASKS,
     "attention": {"dot-product": attention, "none": None},
     "block": BLOCKS,
+    "stochastic_depth": STOCHASTIC_DEPTH,
     "embedding": EMBEDDINGS,
-    "head": {"lm": logits, "classifier": classes},
+    "head": HEADS,
     "model": {"transformer": vectors},
 }
 """Where each kind of each slot is written down a second time."""
 
 __all__ = [
     "FEEDFORWARDS",
+    "HEADS",
     "MASKS",
     "NORMS",
     "POSITIONS",
     "REFERENCES",
     "SCORES",
+    "STOCHASTIC_DEPTH",
+    "answer",
     "attention",
-    "classes",
     "cross_attention",
-    "logits",
     "loss",
     "slope",
     "vectors",

@@ -3,40 +3,70 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from reference.calculus import Array, affine, erf
 
-
-def gelu(options: Mapping[str, Any], parameters: Mapping[str, Array], x: Array) -> Array:
-    """Hendrycks and Gimpel 2016, section 2: z Phi(z), or 0.5 z (1 + tanh(sqrt(2/pi) (z + 0.044715 z^3)))."""
-    z = affine(parameters, "up", x)
-    if options["approximate"] == "tanh":
-        inner = 0.5 * z * (1 + np.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z * z * z)))
-    else:
-        inner = np.array([value * 0.5 * (1 + erf(value / math.sqrt(2))) for value in z])
-    return affine(parameters, "down", inner)
+Options = Mapping[str, Any]
+Bend = Callable[[Options, Array], Array]
 
 
-def relu(options: Mapping[str, Any], parameters: Mapping[str, Array], x: Array) -> Array:
-    """Vaswani et al. 2017, eq. 2: max(0, x W1 + b1) W2 + b2."""
-    return affine(parameters, "down", np.array([z if z.real > 0 else 0.0 * z for z in affine(parameters, "up", x)]))
-
-
-def relu2(options: Mapping[str, Any], parameters: Mapping[str, Array], x: Array) -> Array:
-    """So et al. 2021, section 4.1: max(0, x W1)^2 W2."""
-    return affine(parameters, "down", np.array([z * z if z.real > 0 else 0.0 * z for z in affine(parameters, "up", x)]))
-
-
-def swiglu(options: Mapping[str, Any], parameters: Mapping[str, Array], x: Array) -> Array:
-    """Shazeer 2020, eq. 6: (Swish_1(x W) * x V) W2, with Swish_1(z) = z / (1 + e^-z)."""
-    z = affine(parameters, "gate", x)
+def sigmoid(z: Array) -> Array:
+    """1 / (1 + e^-z)."""
     small = np.exp(np.where(z.real < 0, z, -z))  # e^-|z|: e^z overflows
-    sigmoid = np.where(z.real < 0, small, 1) / (1 + small)
-    return affine(parameters, "down", z * sigmoid * affine(parameters, "up", x))
+    return np.where(z.real < 0, small, 1) / (1 + small)
 
 
-FEEDFORWARDS = {"gelu": gelu, "relu": relu, "relu2": relu2, "swiglu": swiglu, "none": None}
+def gelu(options: Options, z: Array) -> Array:
+    """Hendrycks and Gimpel 2016, section 2: z Phi(z); 0.5 z (1 + tanh(sqrt(2/pi) (z + 0.044715 z^3))); z s(1.702 z)."""
+    if options["approximate"] == "quick":
+        return z * sigmoid(1.702 * z)
+    if options["approximate"] == "tanh":
+        return 0.5 * z * (1 + np.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z * z * z)))
+    return np.array([value * 0.5 * (1 + erf(value / math.sqrt(2))) for value in z])
+
+
+def relu(options: Options, z: Array) -> Array:
+    """Vaswani et al. 2017, eq. 2: max(0, z)."""
+    return np.array([value if value.real > 0 else 0.0 * value for value in z])
+
+
+def relu2(options: Options, z: Array) -> Array:
+    """So et al. 2021, section 4.1: max(0, z)^2."""
+    return np.array([value * value if value.real > 0 else 0.0 * value for value in z])
+
+
+def silu(options: Options, z: Array) -> Array:
+    """Ramachandran et al. 2017, section 3: z / (1 + e^-z)."""
+    return z * sigmoid(z)
+
+
+def linear(options: Options, z: Array) -> Array:
+    """z."""
+    return z
+
+
+def wide(bend: Bend) -> Callable[[Options, Mapping[str, Array], Array], Array]:
+    """Vaswani et al. 2017, eq. 2: bend(x W1 + b1) W2 + b2."""
+    return lambda options, held, x: affine(held, "down", bend(options, affine(held, "up", x)))
+
+
+def gated(bend: Bend) -> Callable[[Options, Mapping[str, Array], Array], Array]:
+    """Shazeer 2020, eq. 6: (bend(x W) * x V) W2."""
+    return lambda options, held, x: affine(held, "down", bend(options, affine(held, "gate", x)) * affine(held, "up", x))
+
+
+FEEDFORWARDS = {
+    "none": None,
+    "gelu": wide(gelu),
+    "relu": wide(relu),
+    "relu2": wide(relu2),
+    "silu": wide(silu),
+    "bilinear": gated(linear),
+    "reglu": gated(relu),
+    "geglu": gated(gelu),
+    "swiglu": gated(silu),
+}

@@ -1,4 +1,4 @@
-"""The whole model on one sequence of tokens (and one source): embedding, blocks, last norm, heads, losses."""
+"""The whole model on one sequence of tokens (and one source): embedding, blocks, last norm, losses."""
 
 from __future__ import annotations
 
@@ -15,24 +15,54 @@ from reference.norms import NORMS
 from reference.positions import POSITIONS
 
 Step = Callable[[Array], Array]
+Options = Mapping[str, Any]
+Norms = Callable[[str], Step]
+"""The norm of that name."""
 
 
-def pre(x: Array, norm: Step, f: Step) -> Array:
+def pre(options: Options, x: Array, norms: Norms, sublayers: Mapping[str, Step]) -> Array:
     """Radford et al. 2019, section 2.3: x + f(norm(x))."""
-    return x + f(norm(x))
+    for name, f in sublayers.items():
+        x = x + f(norms(f"{name}_norm")(x))
+    return x
 
 
-def post(x: Array, norm: Step, f: Step) -> Array:
+def post(options: Options, x: Array, norms: Norms, sublayers: Mapping[str, Step]) -> Array:
     """Vaswani et al. 2017, section 3.1: norm(x + f(x))."""
-    return norm(x + f(x))
+    for name, f in sublayers.items():
+        x = norms(f"{name}_norm")(x + f(x))
+    return x
 
 
-def plain(x: Array, norm: Step, f: Step) -> Array:
+def sandwich(options: Options, x: Array, norms: Norms, sublayers: Mapping[str, Step]) -> Array:
+    """Ding et al. 2021, section 2.4: x + LN(f(LN(x)))."""
+    for name, f in sublayers.items():
+        x = x + norms(f"{name}_norm.after")(f(norms(f"{name}_norm.before")(x)))
+    return x
+
+
+def parallel(options: Options, x: Array, norms: Norms, sublayers: Mapping[str, Step]) -> Array:
+    """Black et al. 2022, section 2.1: x + Attn(LN1(x)) + FF(LN2(x)); in GPT-J LN1 and LN2 are one."""
+    y = x
+    for name, f in sublayers.items():
+        y = y + f(norms("norm" if options["shared_norm"] else f"{name}_norm")(x))
+    return y
+
+
+def plain(options: Options, x: Array, norms: Norms, sublayers: Mapping[str, Step]) -> Array:
     """f(norm(x))."""
-    return f(norm(x))
+    for name, f in sublayers.items():
+        x = f(norms(f"{name}_norm")(x))
+    return x
 
 
-BLOCKS = {"pre": pre, "post": post, "plain": plain}
+BLOCKS = {"pre": pre, "post": post, "sandwich": sandwich, "parallel": parallel, "plain": plain}
+STOCHASTIC_DEPTH = {
+    "none": lambda options, layer, layers: 0.0,
+    "uniform": lambda options, layer, layers: options["share"],
+    "linear": lambda options, layer, layers: layer / layers * options["share"],
+}
+"""Huang et al. 2016: 1 - p_l, the chance that layer l = 1 ... L is skipped; eq. 4: 1 - p_l = l/L (1 - p_L)."""
 
 
 def each(f: Callable[..., Array], *fixed: Any) -> Step:
@@ -40,16 +70,26 @@ def each(f: Callable[..., Array], *fixed: Any) -> Step:
     return lambda x: np.array([f(*fixed, vector) for vector in x])
 
 
+def first_with_its_weights(declared: Options, layer: int) -> int:
+    """Lan et al. 2020's code: layer l of L is of group floor(l / (L/G)); the first of a group has the weights."""
+    layers = len(declared["layers"])
+    groups = 1 if declared["share"] == "all" else declared["share"] or layers
+    return min(other for other in range(layers) if other * groups // layers == layer * groups // layers)
+
+
 def stack(
-    declared: Mapping[str, Any], parameters: Mapping[str, Array], x: Array, *, causal: bool, source: Array | None = None
-) -> Array:
+    declared: Options, parameters: Mapping[str, Array], x: Array, enter: Step, *, causal: bool,
+    source: Array | None = None,
+) -> Array:  # fmt: skip
     """Blocks over one another, and the last norm where the last block does not end with one."""
     positions = POSITIONS[declared["positions"]["kind"]]
     held = below(parameters, "positions")
     x = np.array([positions.embed(declared["positions"], held, vector, place) for place, vector in enumerate(x)])
+    norm = declared["embedding_norm"]
+    x = enter(each(NORMS[norm["kind"]], norm, below(parameters, "embedding_norm"))(x))
     for layer, block in enumerate(declared["layers"]):
-        step, norm = BLOCKS[block["kind"]], block["norm"] or declared["norm"]
-        held = below(parameters, f"blocks.{layer}")
+        norm = block["norm"] or declared["norm"]
+        held = below(parameters, f"blocks.{first_with_its_weights(declared, layer)}")
         sublayers: dict[str, Step] = {}
         if block["attention"]["kind"] != "none":
             options, weights = block["attention"], below(held, "attention")
@@ -63,65 +103,63 @@ def stack(
         if block["feedforward"]["kind"] != "none":
             feedforward = FEEDFORWARDS[block["feedforward"]["kind"]]
             sublayers["feedforward"] = each(feedforward, block["feedforward"], below(held, "feedforward"))
-        for name, f in sublayers.items():
-            x = step(x, each(NORMS[norm["kind"]], norm, below(held, f"{name}_norm")), f)
+        norms = lambda name, n=norm, w=held: each(NORMS[n["kind"]], n, below(w, name))  # noqa: E731
+        x = BLOCKS[block["kind"]](block, x, norms, sublayers)
     if declared["layers"][-1]["kind"] != "post":
         x = each(NORMS[declared["norm"]["kind"]], declared["norm"], below(parameters, "norm"))(x)
     return x
 
 
-def tokens(model: Mapping[str, Any], parameters: Mapping[str, Array], text: Sequence[int]) -> list[Array]:
-    """Each token's vector."""
-    return [parameters["embedding.tokens.weight"][token] for token in text]
-
-
-def bigrams(model: Mapping[str, Any], parameters: Mapping[str, Array], text: Sequence[int]) -> list[Array]:
+def bigrams(options: Options, parameters: Mapping[str, Array], text: Sequence[int]) -> Array:
     """Each token's vector + that of the pair (token before, token); the first one's pair is (nothing, token).
 
-    Pagnoni et al. 2024, eq. 3, for pairs of tokens: all (V + 1) V pairs have rows of their own where there are as many
-    rows, else pair n has the row floor(R frac(n / golden ratio)) in 32 bits (Knuth, section 6.4).
+    Pagnoni et al. 2024, section 3.2.1, for pairs of tokens: all (V + 1) V pairs have rows of their own where there are
+    as many rows, else pair n has the row floor(R frac(n / golden ratio)) in 32 bits (Knuth, section 6.4).
     """
-    rows, vocab = model["embedding"]["rows"], model["vocab_size"]
-    golden, found = round(2**32 / ((1 + math.sqrt(5)) / 2)), []
+    table, rows, golden = parameters["tokens.weight"], options["rows"], round(2**32 / ((1 + math.sqrt(5)) / 2))
+    vocab, found = len(table), []
     for before, token in zip([None, *text[:-1]], text, strict=True):
         pair = (0 if before is None else before + 1) * vocab + token
         row = pair if (vocab + 1) * vocab <= rows else (pair * golden % 2**32) * rows // 2**32
-        found.append(parameters["embedding.tokens.weight"][token] + parameters["embedding.pairs.weight"][row])
-    return found
+        found.append(table[token] + parameters["pairs.weight"][row])
+    return np.array(found)
 
 
-EMBEDDINGS = {"tokens": tokens, "bigrams": bigrams}
+def embedded(options: Options, parameters: Mapping[str, Array], text: Sequence[int], segments: Sequence[int]) -> Array:
+    """Devlin et al. 2019, section 3.2: token + segment; Vaswani et al. 2017, section 3.4: tokens times sqrt(width)."""
+    table = parameters["tokens.weight"]
+    plain = bigrams(options, parameters, text) if options["kind"] == "bigrams" else np.array([table[t] for t in text])
+    x = plain * (math.sqrt(len(table[0])) if options["scaled"] else 1.0)
+    return x + np.array([parameters["segments.weight"][of] for of in segments]) if options["n_segments"] else x
+
+
+EMBEDDINGS = {
+    "tokens": lambda held, x: x,
+    "bigrams": lambda held, x: x,
+    "factorized": lambda held, x: each(affine, held, "from_embedding")(x),
+}
+"""What follows once positions were added; Lan et al. 2020, section 3.1: V x E, then E x D."""
 
 
 def vectors(
-    model: Mapping[str, Any], parameters: Mapping[str, Array], tokens: Sequence[int], read: Sequence[int] | None = None
-) -> Array:
+    model: Options, parameters: Mapping[str, Array], tokens: Sequence[int], read: Sequence[int] | None = None,
+    segments: Sequence[int] | None = None,
+) -> Array:  # fmt: skip
     """T x D, of the model that a whole declaration (`config.dump()`, with every layer's under `layers` of its stack)
     and its parameters by path describe: Vaswani et al. 2017, figure 1."""
-    scale = math.sqrt(model["d_model"]) if model["embedding"]["scaled"] else 1.0
+    options, held = model["embedding"], below(parameters, "embedding")
 
     def through(name: str, text: Sequence[int], causal: bool, memory: Array | None = None) -> Array:
-        x = scale * np.array(EMBEDDINGS[model["embedding"]["kind"]](model, parameters, text))
-        return stack(model[name], below(parameters, name), x, causal=causal, source=memory)
+        x = embedded(options, held, text, segments or [0] * len(text))
+        stacks = [below(parameters, stack) for stack in ("encoder", "decoder")]
+        shared = next(stack for stack in stacks if stack)  # one matrix for both, named after the first
+        enter = lambda x: EMBEDDINGS[options["kind"]](shared, x)  # noqa: E731
+        return stack(model[name], below(parameters, name), x, enter, causal=causal, source=memory)
 
     if not model["decoder"]:
         return through("encoder", tokens, causal=False)
     memory = None if read is None else through("encoder", read, causal=False)
     return through("decoder", tokens, causal=True, memory=memory)
-
-
-def logits(model: Mapping[str, Any], parameters: Mapping[str, Array], x: Array) -> Array:
-    """T x V: the language model head's, whose table may be the embedding's (Press and Wolf 2017)."""
-    head = dict(below(parameters, "heads.lm"))
-    if model["embedding"]["tied"]:
-        head["projection.weight"] = parameters["embedding.tokens.weight"]
-    return each(affine, head, "projection")(x)
-
-
-def classes(options: Mapping[str, Any], parameters: Mapping[str, Array], x: Array) -> Array:
-    """C scores of one text: affine in its first vector, its last, or the mean of all."""
-    pooled = {"first": x[0], "last": x[-1], "mean": sum(x) / len(x)}[options["pooling"]]
-    return affine(parameters, "projection", pooled)
 
 
 def loss(logits_TV: Array, targets: Sequence[int], smoothing: float = 0.0) -> complex:

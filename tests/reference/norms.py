@@ -24,9 +24,10 @@ def layer(options: Mapping[str, Any], parameters: Mapping[str, Array], x: Array)
 
 
 def rms(options: Mapping[str, Any], parameters: Mapping[str, Array], x: Array) -> Array:
-    """Zhang and Sennrich 2019, eq. 4: a = x / RMS(x) * g, epsilon added to the mean square."""
+    """Zhang and Sennrich 2019, eq. 4: a = x / RMS(x) * g, epsilon added to the mean square; or g = 1 + w."""
     mean_square = sum(value * value for value in x) / len(x)
-    return x / np.sqrt(mean_square + options["epsilon"]) * parameters["weight"]
+    gain = parameters["weight"] + (1 if options["zero_centered"] else 0)
+    return x / np.sqrt(mean_square + options["epsilon"]) * gain
 
 
 NORMS = {"none": none, "layer": layer, "rms": rms}

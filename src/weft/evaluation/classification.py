@@ -17,7 +17,7 @@ from weft.data.shards import TokenSplit
 from weft.evaluation.base import Plan, evaluate, measuring, share
 from weft.models.transformer import Transformer
 from weft.nn.context import Inputs
-from weft.nn.heads import Classifier
+from weft.nn.text_heads import Classifier
 from weft.objectives import Classification
 from weft.report.terminal import confusion
 from weft.text.tokenizers import Tokenizer

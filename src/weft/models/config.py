@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import nn
@@ -22,6 +22,7 @@ from weft.nn import (
     Layer,
     Lm,
     NoAttention,
+    NoNorm,
     NoPositions,
     Norm,
     Positions,
@@ -56,6 +57,8 @@ class StackConfig(Section):
     """number of blocks"""
     positions: Slot[Positions] = NoPositions()
     """where order enters; a layer's attention may have its own"""
+    embedding_norm: Slot[Norm] = NoNorm()
+    """of what enters the first block, positions added (Devlin et al. 2019; Le Scao et al. 2022, BLOOM, section 3.2)"""
     norm: Slot[Norm] = Layer()
     """the norm of every block, and of the stack's end"""
     block: Slot[BlockPart] = Pre()
@@ -64,6 +67,9 @@ class StackConfig(Section):
     """overrides of `block`, layer by layer, cycled"""
     blocks: tuple[Slot[BlockPart], ...] = ()
     """every layer by itself, instead of n_layers, block and pattern"""
+    share: Literal["all"] | PositiveInt | None = None
+    """layers that share their weights: all of them (Lan et al. 2020, ALBERT, section 3.1), or the number of groups of
+    neighbours that share theirs; none unless given"""
 
     @model_validator(mode="after")
     def _check_layers(self) -> StackConfig:
@@ -71,8 +77,19 @@ class StackConfig(Section):
             raise ValueError("blocks lists every layer already; pattern belongs to n_layers and block")
         if self.blocks and self.n_layers not in (None, len(self.blocks)):
             raise ValueError(f"n_layers = {self.n_layers}, but blocks lists {len(self.blocks)}")
-        self.layers()
+        layers = self.layers()
+        if isinstance(self.share, int) and self.share > len(layers):
+            raise ValueError(f"share = {self.share} groups, but there are {len(layers)} layers")
+        if any(layer != layers[first] for layer, first in zip(layers, self.sharing(), strict=True)):
+            raise ValueError("share: layers that share their weights are alike; pattern and blocks make these differ")
         return self
+
+    def sharing(self) -> list[int]:
+        """For each layer the first one that has the same weights: itself, where they are its own."""
+        n_layers = len(self.layers())
+        groups = 1 if self.share == "all" else self.share or n_layers
+        of = [index * groups // n_layers for index in range(n_layers)]
+        return [of.index(group) for group in of]
 
     def layers(self) -> list[BlockPart]:
         """Each layer's declaration, the short forms written out."""
@@ -201,7 +218,7 @@ class TransformerConfig(ModelConfig, kind="transformer"):
         """
         if self.vocab_size is None:
             raise WeftError("model.vocab_size is not known: it comes from the data's tokenizer, or give it")
-        dims = Dims(self.d_model, self.max_length, self.vocab_size, 1, self.init_std, self.dropout)
+        dims = Dims(self.d_model, self.max_length, self.vocab_size, init_std=self.init_std, dropout=self.dropout)
         if stack is None:
             return dims
         n_layers, across = len(self.stacks()[stack].layers()), stack == "decoder" and self.encoder is not None

@@ -27,8 +27,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from weft.config import SLOTS
 from weft.models.config import ModelConfig
-from weft.models.transformer import Output, Transformer
-from weft.nn import ClassifierHead, Cost, CrossAttention, DotProductAttention, LanguageModelHead, Module
+from weft.models.transformer import Transformer
+from weft.nn import Cost, CrossAttention, DotProductAttention, HeadModule, LanguageModelHead, Module
 from weft.nn.block import hidden_matrices
 
 Precision = Literal["fp32", "bf16"]
@@ -179,7 +179,8 @@ def training_memory(
         output = model(torch.zeros(batch, length, dtype=torch.long), source=_source(model, batch, length))
         forward = live.now
         live.peak_since = forward
-        totals = [_loss(head, output) for head in model.heads.values()] or [output.x_BTD.sum()]
+        heads = [head for head in model.heads.values() if isinstance(head, HeadModule)]
+        totals = [head.rehearse(output.x_BTD) for head in heads] or [output.x_BTD.sum()]
         del output
         head = live.peak_since - forward
         torch.stack(totals).sum().backward()
@@ -210,15 +211,6 @@ def generation_memory(config: ModelConfig, batch: int, length: int, precision: P
 def _source(model: Transformer, batch: int, length: int) -> Tensor | None:
     reads = model.encoder is not None and model.decoder is not None
     return torch.zeros(batch, length, dtype=torch.long) if reads else None
-
-
-def _loss(head: nn.Module, output: Output) -> Tensor:
-    rows, length = output.x_BTD.shape[:2]
-    if isinstance(head, LanguageModelHead):
-        return head.loss(output.x_BTD, torch.zeros(rows, length, dtype=torch.long)).total
-    if isinstance(head, ClassifierHead):
-        return head.loss(output.x_BTD, None, torch.zeros(rows, dtype=torch.long)).total
-    return output.x_BTD.sum()
 
 
 def attentions_with_dropout(model: nn.Module) -> list[DotProductAttention]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ from weft.nn.attention import DotProductAttention
 from weft.nn.block import Block
 from weft.nn.cache import SLACK, Cache, MemoryEntry, index_of
 from weft.nn.context import Across, Context, Inputs, Memory
+from weft.nn.embeddings import TokenEmbedding
 from weft.nn.masks import Causal, Everything, Mask, SameDocument, Sides, Valid
 from weft.nn.module import Dims, Module, Terms, add_terms
 from weft.nn.positions import PositionScheme
@@ -38,24 +39,33 @@ class Output:
 
 
 class Stack(Module):
-    """Blocks over one another; what they share (positions, the last norm) belongs to the stack."""
+    """Blocks over one another; what they share (positions, norms at both ends, weights) belongs to the stack."""
 
-    def __init__(self, config: StackConfig, dims: Dims) -> None:
+    def __init__(self, config: StackConfig, dims: Dims, embedding: TokenEmbedding) -> None:
         super().__init__()
         layers = config.layers()
         self.causal = dims.causal
-        self.dropout = dims.dropout
-        self.positions = config.positions.build(dims)
-        self.blocks = nn.ModuleList(layer.build(dims, config.positions, config.norm) for layer in layers)
+        self.dropout = embedding.dropout
+        entering = replace(dims, d_model=embedding.width)
+        self.positions = config.positions.build(entering)
+        self.embedding_norm = config.embedding_norm.build(entering)
+        self.from_embedding = embedding.from_width()
+        blocks = [
+            layer.build(replace(dims, depth=depth), config.positions, config.norm)
+            for depth, layer in enumerate(layers, start=1)
+        ]
+        for block, first in zip(blocks, config.sharing(), strict=True):
+            block.share(blocks[first])
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.Identity() if layers[-1].ends_normed else config.norm.build(dims)
 
     def forward(
-        self, x_BTD: Tensor, inputs: Inputs, memory: Memory | None = None, cache: Cache | None = None
+        self, x_BTE: Tensor, inputs: Inputs, memory: Memory | None = None, cache: Cache | None = None
     ) -> tuple[Tensor, Terms]:
-        """x_BTD after all blocks, and the sum of what they emitted."""
+        """x_BTD after all blocks, from the embedding's vectors; and the sum of what the blocks emitted."""
         context, positions_BT = self._context(inputs, memory, cache)
-        x_BTD = self.positions.embed(x_BTD, positions_BT)
-        x_BTD = F.dropout(x_BTD, self.dropout, self.training)
+        x_BTE = self.embedding_norm(self.positions.embed(x_BTE, positions_BT))
+        x_BTD = self.from_embedding(F.dropout(x_BTE, self.dropout, self.training))
         terms: Terms = {}
         for depth, block in enumerate(self.blocks):
             x_BTD, emitted = block(x_BTD, context.at(depth))
@@ -156,8 +166,8 @@ class Transformer(Module):
         self.compute_dtype: torch.dtype | None = None
         """What activations are computed in; the parameters' own dtype unless set (`device.py` decides)."""
         self.embedding = config.embedding.build(dims)
-        self.encoder = None if config.encoder is None else Stack(config.encoder, config.dims("encoder"))
-        self.decoder = None if config.decoder is None else Stack(config.decoder, config.dims("decoder"))
+        self.encoder = None if config.encoder is None else Stack(config.encoder, config.dims("encoder"), self.embedding)
+        self.decoder = None if config.decoder is None else Stack(config.decoder, config.dims("decoder"), self.embedding)
         self.heads = nn.ModuleDict({name: head.build(dims, self.embedding) for name, head in config.heads.items()})
 
     def forward(
@@ -194,8 +204,8 @@ class Transformer(Module):
         return Memory(x_BSD, source.valid_BT, source.documents_BT, terms)
 
     def _embed(self, inputs: Inputs, cache: Cache | None = None) -> Tensor:
-        x_BTD: Tensor = inputs.x_BTD if inputs.x_BTD is not None else self.embedding(inputs, cache)
-        return x_BTD if self.compute_dtype is None else x_BTD.to(self.compute_dtype)
+        x_BTE: Tensor = inputs.x_BTD if inputs.x_BTD is not None else self.embedding(inputs, cache)
+        return x_BTE if self.compute_dtype is None else x_BTE.to(self.compute_dtype)
 
     def _memory(self, inputs: Inputs, source: Tensor | Inputs | Memory | None, cache: Cache | None) -> Memory | None:
         """What cross-attention reads, unless the cache has it; what is missing or too much is refused."""

@@ -2,12 +2,12 @@
 
 from weft.data.rows import IGNORE
 from weft.nn.attention import Attention, CrossAttention, DotProduct, DotProductAttention, NoAttention
-from weft.nn.block import Block, BlockPart, Plain, Post, Pre
+from weft.nn.block import Block, BlockPart, Parallel, Plain, Post, Pre, Sandwich
 from weft.nn.cache import Cache, FullEntry
 from weft.nn.context import Across, Context, Inputs, Memory
-from weft.nn.embeddings import Bigrams, Embeddings, SequenceEmbedding, TokenEmbedding, Tokens
-from weft.nn.feedforward import FeedForward, Gelu, NoFeedForward, Relu, Relu2, SwiGlu
-from weft.nn.heads import Classifier, ClassifierHead, Head, LanguageModelHead, Lm
+from weft.nn.embeddings import Bigrams, Embeddings, Factorized, TokenEmbedding, Tokens
+from weft.nn.feedforward import Bilinear, FeedForward, GeGlu, Gelu, NoFeedForward, ReGlu, Relu, Relu2, Silu, SwiGlu
+from weft.nn.heads import Head, HeadModule, Labelled, LanguageModelHead, Lm, MaskedLm
 from weft.nn.initialization import Constant, Initialization, Normal
 from weft.nn.kernels import KERNELS, Call, Kernel, attend
 from weft.nn.linear import Embedding, Linear
@@ -31,6 +31,9 @@ from weft.nn.norms import Layer, NoNorm, Norm, Rms
 from weft.nn.positions import Alibi, Learned, NoPositions, Positions, PositionScheme, Rotary, RotaryAlibi, Sinusoidal
 from weft.nn.ring import RingEntry
 from weft.nn.scores import Score, Softmax, Weighting
+from weft.nn.stochastic_depth import LinearDecay, NoStochasticDepth, StochasticDepth, Uniform
+from weft.nn.text_heads import Classifier, ClassifierHead, MultipleChoice, TextEmbedding
+from weft.nn.token_heads import Span, TokenClassifier
 
 __all__ = [
     "IGNORE",
@@ -39,6 +42,7 @@ __all__ = [
     "Alibi",
     "Attention",
     "Bigrams",
+    "Bilinear",
     "Block",
     "BlockPart",
     "Both",
@@ -59,35 +63,45 @@ __all__ = [
     "Embedding",
     "Embeddings",
     "Everything",
+    "Factorized",
     "FeedForward",
     "FullEntry",
+    "GeGlu",
     "Gelu",
     "Head",
+    "HeadModule",
     "Initialization",
     "Inputs",
     "Kernel",
+    "Labelled",
     "LanguageModelHead",
     "Layer",
     "Learned",
     "Linear",
+    "LinearDecay",
     "Lm",
     "Mask",
     "MaskPart",
+    "MaskedLm",
     "Memory",
     "Module",
+    "MultipleChoice",
     "Near",
     "NoAttention",
     "NoFeedForward",
     "NoMask",
     "NoNorm",
     "NoPositions",
+    "NoStochasticDepth",
     "Norm",
     "Normal",
+    "Parallel",
     "Plain",
     "PositionScheme",
     "Positions",
     "Post",
     "Pre",
+    "ReGlu",
     "Relu",
     "Relu2",
     "RingEntry",
@@ -95,16 +109,22 @@ __all__ = [
     "Rotary",
     "RotaryAlibi",
     "SameDocument",
+    "Sandwich",
     "Score",
-    "SequenceEmbedding",
     "Sides",
+    "Silu",
     "Sinusoidal",
     "Softmax",
+    "Span",
+    "StochasticDepth",
     "SwiGlu",
     "Term",
     "Terms",
+    "TextEmbedding",
+    "TokenClassifier",
     "TokenEmbedding",
     "Tokens",
+    "Uniform",
     "Valid",
     "Weighting",
     "Window",

@@ -5,10 +5,11 @@ A block's kind says where norms and residuals stand.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from weft.config import Part, Slot
@@ -19,6 +20,9 @@ from weft.nn.linear import Linear
 from weft.nn.module import Dims, Module, Terms, collecting
 from weft.nn.norms import Norm
 from weft.nn.positions import Positions
+from weft.nn.stochastic_depth import NoStochasticDepth, StochasticDepth, skip_rows
+
+Sublayer = Callable[[Tensor], Tensor]
 
 
 class BlockPart(Part, slot="block", default="pre"):
@@ -35,6 +39,8 @@ class BlockPart(Part, slot="block", default="pre"):
     """what happens to each position by itself"""
     norm: Slot[Norm] | None = None
     """the stack's unless given"""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """share of what each sublayer adds that is dropped in training; the model's dropout unless given"""
 
     def reading(self) -> Attention:
         """The cross-attention as given, or with the attention's options."""
@@ -45,25 +51,54 @@ class BlockPart(Part, slot="block", default="pre"):
         given = self.cross_attention is not None or not dims.across
         return [] if given else ["cross_attention not given: attention's options, without its mask and positions"]
 
+    def skipped(self, dims: Dims) -> float:
+        """Share of the rows that skip a sublayer in training."""
+        return 0.0
+
     def build(self, dims: Dims, positions: Positions, norm: Norm) -> Block:
         """The block in a stack with these positions and this norm."""
         raise NotImplementedError
 
 
-class Pre(BlockPart, kind="pre"):
+class _Residual(BlockPart):
+    stochastic_depth: Slot[StochasticDepth] = NoStochasticDepth()
+    """how often a residual branch is skipped in training"""
+
+    def skipped(self, dims: Dims) -> float:
+        return self.stochastic_depth.at(dims.depth, dims.n_layers)
+
+
+class Pre(_Residual, kind="pre"):
     """Norm inside the residual branch: x + f(norm(x)) (Radford et al. 2019, section 2.3; Xiong et al. 2020)."""
 
     def build(self, dims: Dims, positions: Positions, norm: Norm) -> PreNormBlock:
         return PreNormBlock(self, dims, positions, norm)
 
 
-class Post(BlockPart, kind="post"):
+class Post(_Residual, kind="post"):
     """Norm after the sum: norm(x + f(x)) (Vaswani et al. 2017, section 3.1)."""
 
     ends_normed = True
 
     def build(self, dims: Dims, positions: Positions, norm: Norm) -> PostNormBlock:
         return PostNormBlock(self, dims, positions, norm)
+
+
+class Sandwich(_Residual, kind="sandwich"):
+    """A norm at both ends of the residual branch: x + after(f(before(x))) (Ding et al. 2021, section 2.4; Gemma 2)."""
+
+    def build(self, dims: Dims, positions: Positions, norm: Norm) -> SandwichBlock:
+        return SandwichBlock(self, dims, positions, norm)
+
+
+class Parallel(_Residual, kind="parallel"):
+    """All sublayers side by side: x + attention(norm(x)) + feedforward(norm(x)) (Wang and Komatsuzaki 2021, GPT-J)."""
+
+    shared_norm: bool = True
+    """one norm for all sublayers (GPT-J); if not, each has its own (Black et al. 2022, GPT-NeoX, section 2.1)"""
+
+    def build(self, dims: Dims, positions: Positions, norm: Norm) -> ParallelBlock:
+        return (SharedNormBlock if self.shared_norm else ParallelBlock)(self, dims, positions, norm)
 
 
 class Plain(BlockPart, kind="plain"):
@@ -79,16 +114,26 @@ class Block(Module):
     def __init__(self, options: BlockPart, dims: Dims, positions: Positions, norm: Norm) -> None:
         super().__init__()
         norm = options.norm or norm
-        self.dropout = dims.dropout
+        self.dropout = dims.dropout if options.dropout is None else options.dropout
+        self.skipped = options.skipped(dims)
         self.attention = options.attention.build(dims, positions)
         if self.attention is not None:
-            self.attention_norm = norm.build(dims)
+            self.attention_norm = self.around(norm, dims)
         self.cross_attention = options.reading().build_across(dims) if dims.across else None
         if self.cross_attention is not None:
-            self.cross_attention_norm = norm.build(dims)
+            self.cross_attention_norm = self.around(norm, dims)
         self.feedforward = options.feedforward.build(dims)
         if self.feedforward is not None:
-            self.feedforward_norm = norm.build(dims)
+            self.feedforward_norm = self.around(norm, dims)
+
+    def around(self, norm: Norm, dims: Dims) -> nn.Module:
+        """What `step` is given as a sublayer's norm."""
+        return norm.build(dims)
+
+    def share(self, other: Block) -> None:
+        """Compute with the other's weights from now on; what depends on the depth stays."""
+        for name, module in other.named_children():
+            setattr(self, name, module)
 
     def forward(self, x_BTD: Tensor, context: Context) -> tuple[Tensor, Terms]:
         """x after this block, and what its parts emitted: by value, so that recomputing a block repeats nothing."""
@@ -98,42 +143,87 @@ class Block(Module):
 
     def mix(self, x_BTD: Tensor, context: Context) -> Tensor:
         """The block's arithmetic, without bookkeeping."""
-        attention, cross_attention, feedforward = self.attention, self.cross_attention, self.feedforward
-        if attention is not None:
-            x_BTD = self.step(x_BTD, self.attention_norm, lambda h_BTD: attention(h_BTD, context))
-        if cross_attention is not None:
-            x_BTD = self.step(x_BTD, self.cross_attention_norm, lambda h_BTD: cross_attention(h_BTD, context))
-        if feedforward is not None:
-            x_BTD = self.step(x_BTD, self.feedforward_norm, feedforward)
+        for norm, f in self.sublayers(context):
+            x_BTD = self.step(x_BTD, norm, f)
         return x_BTD
 
-    def step(self, x_BTD: Tensor, norm: Callable[[Tensor], Tensor], f: Callable[[Tensor], Tensor]) -> Tensor:
+    def sublayers(self, context: Context) -> Iterator[tuple[nn.Module, Sublayer]]:
+        """Each sublayer that there is, and its norm."""
+        attention, cross_attention, feedforward = self.attention, self.cross_attention, self.feedforward
+        if attention is not None:
+            yield self.attention_norm, lambda h_BTD: attention(h_BTD, context)
+        if cross_attention is not None:
+            yield self.cross_attention_norm, lambda h_BTD: cross_attention(h_BTD, context)
+        if feedforward is not None:
+            yield self.feedforward_norm, feedforward
+
+    def step(self, x_BTD: Tensor, norm: nn.Module, f: Sublayer) -> Tensor:
         """How one sublayer `f` and its norm are joined to x."""
         raise NotImplementedError
 
     def drop(self, x_BTD: Tensor) -> Tensor:
-        """Dropout at the end of a residual branch (Vaswani et al. 2017, section 5.4)."""
-        return F.dropout(x_BTD, self.dropout, self.training)
+        """What training drops at the end of a residual branch: channels (Vaswani et al. 2017, 5.4), and whole rows."""
+        x_BTD = F.dropout(x_BTD, self.dropout, self.training)
+        return skip_rows(x_BTD, self.skipped, training=self.training)
 
 
 class PreNormBlock(Block):
     """x + f(norm(x))."""
 
-    def step(self, x_BTD: Tensor, norm: Callable[[Tensor], Tensor], f: Callable[[Tensor], Tensor]) -> Tensor:
+    def step(self, x_BTD: Tensor, norm: nn.Module, f: Sublayer) -> Tensor:
         return x_BTD + self.drop(f(norm(x_BTD)))
 
 
 class PostNormBlock(Block):
     """norm(x + f(x))."""
 
-    def step(self, x_BTD: Tensor, norm: Callable[[Tensor], Tensor], f: Callable[[Tensor], Tensor]) -> Tensor:
-        return norm(x_BTD + self.drop(f(x_BTD)))
+    def step(self, x_BTD: Tensor, norm: nn.Module, f: Sublayer) -> Tensor:
+        out_BTD: Tensor = norm(x_BTD + self.drop(f(x_BTD)))
+        return out_BTD
+
+
+class SandwichBlock(Block):
+    """x + after(f(before(x)))."""
+
+    def around(self, norm: Norm, dims: Dims) -> nn.Module:
+        return nn.ModuleDict({"before": norm.build(dims), "after": norm.build(dims)})
+
+    def step(self, x_BTD: Tensor, norm: nn.Module, f: Sublayer) -> Tensor:
+        before, after = norm.children()
+        return x_BTD + self.drop(after(f(before(x_BTD))))
+
+
+class ParallelBlock(Block):
+    """x + f(norm(x)) + g(norm(x)), each with its own norm."""
+
+    def __init__(self, options: BlockPart, dims: Dims, positions: Positions, norm: Norm) -> None:
+        super().__init__(options, dims, positions, norm)
+        self.norm: nn.Module = nn.Identity()
+
+    def mix(self, x_BTD: Tensor, context: Context) -> Tensor:
+        h_BTD = self.norm(x_BTD)
+        return sum((self.step(h_BTD, norm, f) for norm, f in self.sublayers(context)), start=x_BTD)
+
+    def step(self, x_BTD: Tensor, norm: nn.Module, f: Sublayer) -> Tensor:
+        return self.drop(f(norm(x_BTD)))
+
+
+class SharedNormBlock(ParallelBlock):
+    """h = norm(x), x + f(h) + g(h)."""
+
+    def __init__(self, options: BlockPart, dims: Dims, positions: Positions, norm: Norm) -> None:
+        super().__init__(options, dims, positions, norm)
+        if any(sublayer is not None for sublayer in (self.attention, self.cross_attention, self.feedforward)):
+            self.norm = (options.norm or norm).build(dims)
+
+    def around(self, norm: Norm, dims: Dims) -> nn.Module:
+        return nn.Identity()
 
 
 class PlainBlock(Block):
     """f(norm(x))."""
 
-    def step(self, x_BTD: Tensor, norm: Callable[[Tensor], Tensor], f: Callable[[Tensor], Tensor]) -> Tensor:
+    def step(self, x_BTD: Tensor, norm: nn.Module, f: Sublayer) -> Tensor:
         return self.drop(f(norm(x_BTD)))
 
 

@@ -20,12 +20,15 @@ class Inputs:
 
     tokens_BT: Tensor | None = None
     x_BTD: Tensor | None = None
+    """As wide as the embedding's table."""
     positions_BT: Tensor | None = None
     """Place of each token for the position scheme; counted from the left, without padding, unless given."""
     documents_BT: Tensor | None = None
     """Number of the document that each token belongs to, where several are packed into a row."""
     valid_BT: Tensor | None = None
     """False where there is only padding."""
+    segments_BT: Tensor | None = None
+    """Number of the segment that each token belongs to (a first text, a second one); 0 unless given."""
 
     @property
     def shape(self) -> tuple[int, int]:

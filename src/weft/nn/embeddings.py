@@ -1,50 +1,62 @@
-"""Where a sequence enters the model: from tokens (or vectors that are there already) to x_BTD."""
+"""Where a sequence enters the model: from tokens (or vectors that are there already) to x_BTD.
+
+The embedding's vectors are E wide, and so are the positions that a stack adds to them and its `embedding_norm`; what
+the first block gets is D wide. E is D, unless the table is factorised.
+"""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from pydantic import PositiveInt
-from torch import Tensor
+from pydantic import Field, NonNegativeInt, PositiveInt
+from torch import Tensor, nn
 
 from weft.config import Part
+from weft.errors import WeftError
 from weft.nn.cache import Cache
 from weft.nn.context import Inputs
 from weft.nn.initialization import Constant, Normal
-from weft.nn.linear import Embedding
+from weft.nn.linear import Embedding, Linear, Transposed
 from weft.nn.module import Dims, Module
 
 
 class Embeddings(Part, slot="embedding", default="tokens"):
     """How a sequence becomes vectors."""
 
-    def build(self, dims: Dims) -> SequenceEmbedding:
+    def build(self, dims: Dims) -> TokenEmbedding:
         """The embedding into vectors of width d_model."""
         raise NotImplementedError
 
 
-class SequenceEmbedding(Module):
-    """From a sequence to vectors, without the order that positions tell."""
-
-    looks_back = False
-    """Whether a token's vector depends on the token before it, so that a cache must keep that."""
-
-    def forward(self, inputs: Inputs, cache: Cache | None = None) -> Tensor:
-        """The vectors of the inputs' tokens, B x T x D; `cache` holds what came before them."""
-        raise NotImplementedError
-
-
 class Tokens(Embeddings, kind="tokens"):
-    """One learned vector a token."""
+    """One learned vector a token, and one a segment where there are segments."""
 
     tied: bool = True
     """the language model head uses the same table (Press and Wolf 2017)"""
     scaled: bool = False
-    """multiply the vectors by the root of d_model (Vaswani et al. 2017, section 3.4)"""
+    """multiply the tokens' vectors by the root of their width (Vaswani et al. 2017, section 3.4)"""
+    n_segments: NonNegativeInt = 0
+    """kinds of segments, such as a first and a second text, a learned vector each (Devlin et al. 2019, section 3.2)"""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """share of what enters that is dropped in training, positions added; the model's dropout unless given"""
 
     def build(self, dims: Dims) -> TokenEmbedding:
-        return TokenEmbedding(self, dims)
+        return TokenEmbedding(self, dims, dims.d_model)
+
+
+class Factorized(Tokens, kind="factorized"):
+    """A narrow table, V x E, then a matrix E x D: fewer parameters (Lan et al. 2020, ALBERT, section 3.1).
+
+    Positions, segments and the stack's `embedding_norm` are E wide. All stacks have one such matrix, and a tied head
+    goes back through it.
+    """
+
+    width: PositiveInt = 128
+    """width E of the table"""
+
+    def build(self, dims: Dims) -> FactorizedEmbedding:
+        return FactorizedEmbedding(self, dims)
 
 
 class Bigrams(Tokens, kind="bigrams"):
@@ -62,43 +74,81 @@ class Bigrams(Tokens, kind="bigrams"):
         return BigramEmbedding(self, dims)
 
 
-class TokenEmbedding(SequenceEmbedding):
-    """x_BTD = scale tokens.weight[tokens_BT]."""
+class TokenEmbedding(Module):
+    """x_BTD = scale tokens.weight[tokens_BT] + segments.weight[segments_BT]."""
 
     taps = ("x",)
+    looks_back = False
+    """Whether a token's vector depends on the token before it, so that a cache must keep that."""
 
-    def __init__(self, options: Tokens, dims: Dims) -> None:
+    def __init__(self, options: Tokens, dims: Dims, width: int) -> None:
         super().__init__()
         self.tied = options.tied
-        self.scale = math.sqrt(dims.d_model) if options.scaled else 1.0
-        self.tokens = Embedding(dims.vocab_size, dims.d_model, Normal(dims.init_std))
+        self.width = width
+        self.scale = math.sqrt(width) if options.scaled else 1.0
+        self.dropout = dims.dropout if options.dropout is None else options.dropout
+        self.tokens = Embedding(dims.vocab_size, width, Normal(dims.init_std))
+        self.segments = Embedding(options.n_segments, width, Normal(dims.init_std)) if options.n_segments else None
 
     def forward(self, inputs: Inputs, cache: Cache | None = None) -> Tensor:
-        x_BTD = self.embed(inputs, cache)
-        return self.tap("x", x_BTD if self.scale == 1.0 else x_BTD * self.scale)
+        """x_BTE, before positions; `cache` holds what came before, every token is of segment 0 unless said otherwise.
 
-    def embed(self, inputs: Inputs, cache: Cache | None) -> Tensor:
-        """The same, not yet scaled."""
-        x_BTD: Tensor = self.tokens(inputs.tokens_BT)
-        return x_BTD
+        Raises WeftError for segments that the model does not know.
+        """
+        x_BTE = self.looked_up(inputs, cache)
+        x_BTE = x_BTE if self.scale == 1.0 else x_BTE * self.scale
+        if self.segments is not None:
+            segments_BT = x_BTE.new_zeros((), dtype=torch.long) if inputs.segments_BT is None else inputs.segments_BT
+            x_BTE = x_BTE + self.segments(segments_BT)
+        elif inputs.segments_BT is not None:
+            raise WeftError("segments are given, but embedding.n_segments = 0: this model tells none apart")
+        return self.tap("x", x_BTE)
+
+    def looked_up(self, inputs: Inputs, cache: Cache | None) -> Tensor:
+        """The tokens' own vectors, x_BTE."""
+        x_BTE: Tensor = self.tokens(inputs.tokens_BT)
+        return x_BTE
+
+    def from_width(self) -> nn.Module:
+        """What leads from the table's width to the blocks'; each stack has it."""
+        return nn.Identity()
+
+    def to_width(self) -> Module | None:
+        """What leads back from the blocks' width, for a head tied to the table; None where they are the same."""
+        return None
+
+
+class FactorizedEmbedding(TokenEmbedding):
+    """x_BTD = W x_BTE + b, with x_BTE from a table of width E."""
+
+    def __init__(self, options: Factorized, dims: Dims) -> None:
+        super().__init__(options, dims, options.width)
+        # in a tuple, and no module of this one: it stands, and is counted, where it computes
+        self._projection = (Linear(options.width, dims.d_model, Normal(dims.init_std), bias=True),)
+
+    def from_width(self) -> Linear:
+        return self._projection[0]
+
+    def to_width(self) -> Transposed:
+        return Transposed(self._projection[0])
 
 
 class BigramEmbedding(TokenEmbedding):
-    """x_BTD = scale (tokens.weight[tokens_BT] + pairs.weight[hash(token before, token)])."""
+    """x_BTD = scale (tokens.weight[tokens_BT] + pairs.weight[hash(token before, token)]) + segments."""
 
     looks_back = True
 
     def __init__(self, options: Bigrams, dims: Dims) -> None:
-        super().__init__(options, dims)
+        super().__init__(options, dims, dims.d_model)
         self.rows, self.vocab_size = options.rows, dims.vocab_size
         self.pairs = Embedding(options.rows, dims.d_model, Constant(0.0))  # begins as `tokens`
 
-    def embed(self, inputs: Inputs, cache: Cache | None) -> Tensor:
+    def looked_up(self, inputs: Inputs, cache: Cache | None) -> Tensor:
         assert inputs.tokens_BT is not None, "an embedding needs tokens"
         if cache is not None:
             cache.check_rows(len(inputs.tokens_BT))
         before_BT = tokens_before(inputs, None if cache is None else cache.last_tokens())
-        x_BTD: Tensor = super().embed(inputs, cache) + self.pairs(self.row_of(before_BT, inputs.tokens_BT))
+        x_BTD: Tensor = super().looked_up(inputs, cache) + self.pairs(self.row_of(before_BT, inputs.tokens_BT))
         return x_BTD
 
     def row_of(self, before_BT: Tensor, tokens_BT: Tensor) -> Tensor:

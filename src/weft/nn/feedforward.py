@@ -1,21 +1,26 @@
 """The feed-forward layer: each position alone, widened, bent and narrowed again.
 
-F is the inner width.
+F is the inner width. A kind says how it bends; a gated one multiplies what is bent by a second widening of x.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from weft.config import Part
+from weft.config import Part, Section
 from weft.nn.initialization import Normal
 from weft.nn.linear import Linear
 from weft.nn.module import Dims, Module
+
+Activation = Callable[[Tensor], Tensor]
 
 
 class FeedForward(Part, slot="feedforward", default="gelu"):
@@ -38,6 +43,12 @@ class _Wide(FeedForward):
     """inner width F"""
     bias: bool = False
     """learn a shift in every matrix"""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """share of the inner channels that is dropped in training"""
+
+    def activation(self) -> Activation:
+        """What bends the inner channels."""
+        raise NotImplementedError
 
     def inner(self, dims: Dims) -> int:
         """F as given, or 4 x d_model (Vaswani et al. 2017, section 3.3)."""
@@ -47,34 +58,11 @@ class _Wide(FeedForward):
         """Derived values, said aloud."""
         return [] if self.width else [f"width not given: 4 x d_model = {self.inner(dims)}"]
 
-
-class Gelu(_Wide, kind="gelu"):
-    """down(GELU(up(x))) (Hendrycks and Gimpel 2016)."""
-
-    approximate: Literal["none", "tanh"] = "none"
-    """`tanh`: the paper's approximation, which GPT-2 was trained with"""
-
-    def build(self, dims: Dims) -> GeluLayer:
-        return GeluLayer(self, dims)
+    def build(self, dims: Dims) -> WideLayer:
+        return WideLayer(self, dims)
 
 
-class Relu(_Wide, kind="relu"):
-    """down(max(0, up(x))) (Vaswani et al. 2017, eq. 2)."""
-
-    def build(self, dims: Dims) -> ReluLayer:
-        return ReluLayer(self, dims)
-
-
-class Relu2(_Wide, kind="relu2"):
-    """down(max(0, up(x))^2) (So et al. 2021, section 4.1)."""
-
-    def build(self, dims: Dims) -> Relu2Layer:
-        return Relu2Layer(self, dims)
-
-
-class SwiGlu(_Wide, kind="swiglu"):
-    """down(SiLU(gate(x)) * up(x)) (Shazeer 2020, eq. 6)."""
-
+class _Gated(_Wide):
     def inner(self, dims: Dims) -> int:
         """F as given, or 8/3 x d_model rounded up to 32s: three such matrices cost what two of 4 x d_model do."""
         return self.width or 32 * math.ceil(dims.d_model * 8 / 3 / 32)
@@ -83,57 +71,115 @@ class SwiGlu(_Wide, kind="swiglu"):
         text = f"width not given: 8/3 x d_model, rounded up to a multiple of 32 = {self.inner(dims)}"
         return [] if self.width else [text]
 
-    def build(self, dims: Dims) -> SwiGluLayer:
-        return SwiGluLayer(self, dims)
+    def build(self, dims: Dims) -> GatedLayer:
+        return GatedLayer(self, dims)
 
 
-class _Layer(Module):
+class GeluForm(Section):
+    """How GELU is computed (Hendrycks and Gimpel 2016, section 2)."""
+
+    approximate: Literal["none", "tanh", "quick"] = "none"
+    """`tanh`: 0.5 z (1 + tanh(sqrt(2/pi) (z + 0.044715 z^3))), which GPT-2 was trained with;
+    `quick`: z sigmoid(1.702 z), which CLIP was"""
+
+    def activation(self) -> Activation:
+        """z Phi(z), or one of its approximations."""
+        return quick_gelu if self.approximate == "quick" else partial(F.gelu, approximate=self.approximate)
+
+
+class Gelu(GeluForm, _Wide, kind="gelu"):
+    """down(GELU(up(x))) (Hendrycks and Gimpel 2016)."""
+
+
+class Relu(_Wide, kind="relu"):
+    """down(max(0, up(x))) (Vaswani et al. 2017, eq. 2)."""
+
+    def activation(self) -> Activation:
+        return F.relu
+
+
+class Relu2(_Wide, kind="relu2"):
+    """down(max(0, up(x))^2) (So et al. 2021, section 4.1)."""
+
+    def activation(self) -> Activation:
+        return squared_relu
+
+
+class Silu(_Wide, kind="silu"):
+    """down(SiLU(up(x))), SiLU(z) = z sigmoid(z), also called Swish (Elfwing et al. 2017; Ramachandran et al. 2017)."""
+
+    def activation(self) -> Activation:
+        return F.silu
+
+
+class Bilinear(_Gated, kind="bilinear"):
+    """down(gate(x) * up(x)) (Shazeer 2020, eq. 6)."""
+
+    def activation(self) -> Activation:
+        return unbent
+
+
+class ReGlu(_Gated, kind="reglu"):
+    """down(max(0, gate(x)) * up(x)) (Shazeer 2020, eq. 6)."""
+
+    def activation(self) -> Activation:
+        return F.relu
+
+
+class GeGlu(GeluForm, _Gated, kind="geglu"):
+    """down(GELU(gate(x)) * up(x)) (Shazeer 2020, eq. 6)."""
+
+
+class SwiGlu(_Gated, kind="swiglu"):
+    """down(SiLU(gate(x)) * up(x)) (Shazeer 2020, eq. 6)."""
+
+    def activation(self) -> Activation:
+        return F.silu
+
+
+def quick_gelu(z: Tensor) -> Tensor:
+    """z sigmoid(1.702 z) (Hendrycks and Gimpel 2016, section 2)."""
+    return z * torch.sigmoid(1.702 * z)
+
+
+def squared_relu(z: Tensor) -> Tensor:
+    """max(0, z)^2."""
+    return F.relu(z).square()
+
+
+def unbent(z: Tensor) -> Tensor:
+    """z: a gate that is linear itself."""
+    return z
+
+
+class WideLayer(Module):
+    """down(bend(up(x))): two matrices."""
+
     taps = ("inner",)
 
     def __init__(self, options: _Wide, dims: Dims) -> None:
         super().__init__()
         inner = options.inner(dims)
+        self.bend = options.activation()
+        self.dropout = options.dropout
         self.up = Linear(dims.d_model, inner, Normal(dims.init_std), bias=options.bias)
         self.down = Linear(inner, dims.d_model, Normal(dims.narrow_std), bias=options.bias)
 
     def inner(self, x_BTD: Tensor) -> Tensor:
-        raise NotImplementedError
+        """B x T x F."""
+        return self.bend(self.up(x_BTD))
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.down(self.tap("inner", self.inner(x_BTD)))
+        inner_BTF = self.tap("inner", self.inner(x_BTD))
+        return self.down(F.dropout(inner_BTF, self.dropout, self.training))
 
 
-class GeluLayer(_Layer):
-    """Two matrices around GELU."""
+class GatedLayer(WideLayer):
+    """down(bend(gate(x)) * up(x)): three matrices, one of which opens and closes what the second passes."""
 
-    def __init__(self, options: Gelu, dims: Dims) -> None:
-        super().__init__(options, dims)
-        self.approximate = options.approximate
-
-    def inner(self, x_BTD: Tensor) -> Tensor:
-        return F.gelu(self.up(x_BTD), approximate=self.approximate)
-
-
-class ReluLayer(_Layer):
-    """Two matrices around ReLU."""
-
-    def inner(self, x_BTD: Tensor) -> Tensor:
-        return F.relu(self.up(x_BTD))
-
-
-class Relu2Layer(_Layer):
-    """Two matrices around the square of ReLU."""
-
-    def inner(self, x_BTD: Tensor) -> Tensor:
-        return F.relu(self.up(x_BTD)).square()
-
-
-class SwiGluLayer(_Layer):
-    """Three matrices: one opens and closes the gate that the second passes."""
-
-    def __init__(self, options: SwiGlu, dims: Dims) -> None:
+    def __init__(self, options: _Gated, dims: Dims) -> None:
         super().__init__(options, dims)
         self.gate = Linear(dims.d_model, options.inner(dims), Normal(dims.init_std), bias=options.bias)
 
     def inner(self, x_BTD: Tensor) -> Tensor:
-        return F.silu(self.gate(x_BTD)) * self.up(x_BTD)
+        return self.bend(self.gate(x_BTD)) * self.up(x_BTD)

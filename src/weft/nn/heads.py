@@ -1,6 +1,7 @@
 """Heads: from the body's vectors to what a task wants. A model has a mapping from name to head.
 
-N is a run of positions of the flattened batch, C a number of classes.
+Here those that score every token of the vocabulary; `token_heads.py` and `text_heads.py` have the others. N is a run of
+positions of the flattened batch, C a number of classes, E the width of the embedding's table.
 """
 
 from __future__ import annotations
@@ -8,20 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
+from pydantic import field_validator
 from torch import Tensor
 
-from weft.config import Part
+from weft.config import Part, Slot
 from weft.data.rows import IGNORE
 from weft.errors import WeftError
 from weft.nn.embeddings import TokenEmbedding
+from weft.nn.feedforward import GeluForm
 from weft.nn.initialization import Normal
 from weft.nn.linear import Linear
-from weft.nn.module import Cost, Dims, Module, Term
+from weft.nn.module import Dims, Module, Term
+from weft.nn.norms import Layer, Norm
 
 
 class Head(Part, slot="head", default="lm"):
@@ -43,23 +46,9 @@ class Head(Part, slot="head", default="lm"):
         raise NotImplementedError
 
 
-class Lm(Head, kind="lm"):
-    """Language model head: a score for every token of the vocabulary."""
+class Labelled(Head):
+    """A head that chooses among the labels of the data."""
 
-    bias: bool = False
-    """learn a shift for every token"""
-
-    def build(self, dims: Dims, embedding: Module) -> LanguageModelHead:
-        return LanguageModelHead(self, dims, embedding)
-
-
-class Classifier(Head, kind="classifier"):
-    """One of a few labels for the whole text, from one vector that stands for it."""
-
-    pooling: Literal["first", "mean", "last"] = "mean"
-    """which vector: the first token's (Devlin et al. 2019), the last one's (Radford et al. 2018), or the mean of all"""
-    dropout: float | None = Field(None, ge=0, lt=1)
-    """share of that vector that is dropped in training; the model's dropout unless given"""
     labels: tuple[str, ...] = ()
     """the classes, in the order of their scores; those of the data, filled in from there"""
 
@@ -70,32 +59,78 @@ class Classifier(Head, kind="classifier"):
             raise ValueError("names a label twice")
         return labels
 
-    def bind(self, labels: tuple[str, ...]) -> Classifier:
+    def bind(self, labels: tuple[str, ...]) -> Labelled:
         unknown = [label for label in labels if label not in self.labels]
         if self.labels and unknown:
             raise WeftError(
-                f"classifier.labels = {', '.join(self.labels)}: the data have {unknown[0]!r} too;"
+                f"{self.kind}.labels = {', '.join(self.labels)}: the data have {unknown[0]!r} too;"
                 " leave labels out, and they are filled in"
             )
         return self if self.labels else self.model_copy(update={"labels": tuple(labels)})
 
-    def stand_in(self) -> Classifier:
+    def stand_in(self) -> Labelled:
         return self.bind(() if self.labels else ("one", "other"))
 
-    def build(self, dims: Dims, embedding: Module) -> ClassifierHead:
+    def n_labels(self) -> int:
+        """Number of classes C.
+
+        Raises WeftError when they are not known.
+        """
         if not self.labels:
-            raise WeftError("classifier.labels are not known: they come from the data, or give them")
-        return ClassifierHead(self, dims)
+            raise WeftError(f"{self.kind}.labels are not known: they come from the data, or give them")
+        return len(self.labels)
 
 
-class LanguageModelHead(Module):
-    """logits_BTV = x W^T; W is the embedding's table where that is tied."""
+class Lm(Head, kind="lm"):
+    """Language model head: a score for every token of the vocabulary."""
+
+    bias: bool = False
+    """learn a shift for every token"""
+
+    def build(self, dims: Dims, embedding: Module) -> LanguageModelHead:
+        width, to_embedding = read_with(embedding, dims)
+        return LanguageModelHead(embedding, dims, width, to_embedding, bias=self.bias)
+
+
+class MaskedLm(GeluForm, Head, kind="mlm"):
+    """BERT's head for masked tokens: a dense layer, GELU and a norm, then a score for every token, with a shift.
+
+    Devlin et al. 2019, section 3.1 and its code. Of a tied, factorised table the dense layer leads to the width.
+    """
+
+    norm: Slot[Norm] = Layer()
+    """of the transformed vectors"""
+
+    def build(self, dims: Dims, embedding: Module) -> MaskedLanguageModelHead:
+        return MaskedLanguageModelHead(self, embedding, dims)
+
+
+class HeadModule(Module):
+    """A head at work."""
+
+    def rehearse(self, x_BTD: Tensor) -> Tensor:
+        """Its loss with targets that stand in, to see what it takes."""
+        raise NotImplementedError
+
+
+def read_with(embedding: Module, dims: Dims) -> tuple[int, Module | None]:
+    """Width of the matrix that scores tokens, and the way there from the last block's, for a head of this embedding."""
+    if isinstance(embedding, TokenEmbedding) and embedding.tied:
+        return embedding.width, embedding.to_width()
+    return dims.d_model, None
+
+
+class LanguageModelHead(HeadModule):
+    """logits_BTV = x W^T + b; W is the embedding's table where that is tied, to whose width `to_embedding` leads."""
 
     taps = ("logits",)
 
-    def __init__(self, options: Lm, dims: Dims, embedding: Module) -> None:
+    def __init__(
+        self, embedding: Module, dims: Dims, width: int, to_embedding: Module | None = None, *, bias: bool
+    ) -> None:
         super().__init__()
-        self.projection = Linear(dims.d_model, dims.vocab_size, Normal(dims.init_std), bias=options.bias)
+        self.to_embedding = to_embedding
+        self.projection = Linear(width, dims.vocab_size, Normal(dims.init_std), bias=bias)
         self.tie(embedding)
 
     def tie(self, embedding: Module) -> None:
@@ -105,7 +140,11 @@ class LanguageModelHead(Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """logits_BTV in the compute dtype."""
-        return self.tap("logits", self.projection(x_BTD))
+        return self.tap("logits", self.projection(self.transform(x_BTD)))
+
+    def transform(self, x_BTD: Tensor) -> Tensor:
+        """What is multiplied with each token's vector, B x T x E."""
+        return x_BTD if self.to_embedding is None else self.to_embedding(x_BTD)
 
     def loss(self, x_BTD: Tensor, targets_BT: Tensor, chunk: int = 512, smoothing: float = 0.0) -> Term:
         """Summed cross-entropy in nats over the targets that are not IGNORE, and their count.
@@ -131,52 +170,23 @@ class LanguageModelHead(Module):
     def _nats(self, x_ND: Tensor, targets_N: Tensor, smoothing: float) -> Tensor:
         return self._nats_each(x_ND, targets_N, smoothing).sum()
 
-
-class ClassifierHead(Module):
-    """logits_BC = W pooled + b, C classes."""
-
-    taps = ("pooled", "logits")
-
-    def __init__(self, options: Classifier, dims: Dims) -> None:
-        super().__init__()
-        self.labels = options.labels
-        self.pooling = options.pooling
-        self.dropout = dims.dropout if options.dropout is None else options.dropout
-        self.projection = _OnceAText(dims.d_model, len(options.labels), Normal(dims.init_std), bias=True)
-
-    def forward(self, x_BTD: Tensor, valid_BT: Tensor | None = None) -> Tensor:
-        """logits_BC in the compute dtype; padding (valid_BT False) is not looked at."""
-        if valid_BT is None:
-            valid_BT = torch.ones(x_BTD.shape[:2], dtype=torch.bool, device=x_BTD.device)
-        pooled_BD = self.tap("pooled", pool(x_BTD, valid_BT, self.pooling))
-        return self.tap("logits", self.projection(F.dropout(pooled_BD, self.dropout, self.training)))
-
-    def loss(self, x_BTD: Tensor, valid_BT: Tensor | None, labels_B: Tensor, smoothing: float = 0.0) -> Term:
-        """Summed cross-entropy in nats over the texts whose label is not IGNORE, and their count.
-
-        `smoothing` is the share of each target that is spread evenly over the classes (Szegedy et al. 2016, section 7).
-        """
-        return Term(cross_entropy(self(x_BTD, valid_BT), labels_B, smoothing).sum(), (labels_B != IGNORE).sum())
+    def rehearse(self, x_BTD: Tensor) -> Tensor:
+        return self.loss(x_BTD, torch.zeros(x_BTD.shape[:2], dtype=torch.long, device=x_BTD.device)).total
 
 
-class _OnceAText(Linear):
-    """A matrix that is used once for a whole text."""
+class MaskedLanguageModelHead(LanguageModelHead):
+    """logits_BTV = norm(GELU(dense(x))) W^T + b."""
 
-    def cost(self, length: int) -> Cost:
-        own = super().cost(length)
-        return replace(own, flops=round(own.flops / length))
+    def __init__(self, options: MaskedLm, embedding: Module, dims: Dims) -> None:
+        width, _ = read_with(embedding, dims)
+        super().__init__(embedding, dims, width, bias=True)
+        self.gelu = options.activation()
+        self.dense = Linear(dims.d_model, width, Normal(dims.init_std), bias=True)
+        self.norm = options.norm.build(replace(dims, d_model=width))
 
-
-def pool(x_BTD: Tensor, valid_BT: Tensor, how: Literal["first", "mean", "last"]) -> Tensor:
-    """One vector for each row: of its first or last valid token, or the mean over the valid ones; B x D."""
-    if how == "mean":
-        # summed in float32 at least: a bf16 sum of many would lose what each adds
-        wide_BTD = x_BTD.to(torch.promote_types(x_BTD.dtype, torch.float32))
-        sums_BD = wide_BTD.masked_fill(~valid_BT[..., None], 0.0).sum(1)
-        return (sums_BD / valid_BT.sum(1, keepdim=True).clamp(min=1)).to(x_BTD.dtype)
-    order_BT = valid_BT.long().cumsum(1)
-    wanted_B = (order_BT if how == "last" else valid_BT.long()).argmax(1)
-    return x_BTD[torch.arange(len(x_BTD), device=x_BTD.device), wanted_B]
+    def transform(self, x_BTD: Tensor) -> Tensor:
+        transformed_BTE: Tensor = self.norm(self.gelu(self.dense(x_BTD)))
+        return transformed_BTE
 
 
 def cross_entropy(logits_NC: Tensor, targets_N: Tensor, smoothing: float = 0.0) -> Tensor:

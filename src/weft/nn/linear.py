@@ -47,6 +47,17 @@ class Linear(Module):
         return f"{d_in} -> {d_out}{', tied' if self.tied else ''}{'' if self.bias is None else ', bias'}"
 
 
+class Transposed(Module):
+    """y = x W, the way back through a Linear, whose matrix it uses; the shift is left out."""
+
+    def __init__(self, of: Linear) -> None:
+        super().__init__()
+        self.of = of  # standing here too, it tells its cost once more
+
+    def forward(self, y: Tensor) -> Tensor:
+        return y @ self.of.weight.to(y.dtype)
+
+
 def _slow(x: Tensor, weight: Tensor) -> bool:
     """Whether this is a float32 product on a CPU whose many wide rows (50,257 scores) begin between cache lines.
 

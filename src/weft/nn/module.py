@@ -30,6 +30,8 @@ class Dims:
     max_length: int
     vocab_size: int
     n_layers: int = 1
+    depth: int = 1
+    """Place of the layer in its stack, 1 ... n_layers."""
     init_std: float = 0.02
     dropout: float = 0.0
     causal: bool = True

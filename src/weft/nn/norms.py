@@ -44,6 +44,8 @@ class Rms(Norm, kind="rms"):
 
     epsilon: PositiveFloat = 1e-6
     """added to the mean square"""
+    zero_centered: bool = False
+    """the gain is 1 + weight and the weight starts at 0, so that weight decay draws the gain to 1 (Gemma Team 2024)"""
 
     def build(self, dims: Dims) -> RmsNorm:
         return RmsNorm(self, dims.d_model)
@@ -67,15 +69,18 @@ class LayerNorm(Module):
 
 
 class RmsNorm(Module):
-    """x / sqrt(mean(x^2) + epsilon) * weight."""
+    """x / sqrt(mean(x^2) + epsilon) * gain; the gain is the weight, or 1 + weight."""
 
     def __init__(self, options: Rms, width: int) -> None:
         super().__init__()
         self.epsilon = options.epsilon
-        self.weight = self.parameter("weight", (width,), Constant(1.0))
+        self.zero_centered = options.zero_centered
+        self.weight = self.parameter("weight", (width,), Constant(0.0 if self.zero_centered else 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        return fused.rms_norm(x, self.weight, self.epsilon)
+        # the sum in the weight's own precision: next to 1 a bf16 would not see it move
+        gain = 1 + self.weight if self.zero_centered else self.weight
+        return fused.rms_norm(x, gain, self.epsilon)
 
     def cost(self, length: int) -> Cost:
         return Cost(parameters=self.weight.numel())

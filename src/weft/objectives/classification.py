@@ -13,8 +13,9 @@ from weft.errors import WeftError
 from weft.models.config import ModelConfig
 from weft.models.transformer import Transformer
 from weft.nn.context import Inputs
-from weft.nn.heads import Classifier, Head
+from weft.nn.heads import Head
 from weft.nn.module import Terms
+from weft.nn.text_heads import Classifier
 from weft.objectives.base import Batch, BatchLoader, Objective, tensor
 
 
