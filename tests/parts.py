@@ -48,6 +48,11 @@ EXAMPLES: dict[tuple[str, str], tuple[Any, ...]] = {
     ("TransformerConfig", "decoder"): ({"n_layers": 3},),
     ("Classifier", "labels"): ([*"abcdefgh"],),
     ("_Wide", "width"): (23,),  # of few ReLUs all may be dead
+    ("T5", "num_buckets"): (4, 8),
+    ("T5", "max_distance"): (20,),  # beyond the buckets of one distance each
+    ("Stretched", "factor"): (2.0, 4.0),
+    ("DynamicScaling", "original_length"): (4,),
+    ("Stretched", "original_length"): (1000, 100),  # so long that some pairs make turns within it, and some do not
 }
 """Values for options whose type says too little: (class that has it, option) -> values."""
 
@@ -57,6 +62,11 @@ below it is tried where it comes from unless given: below `attention`."""
 
 SEVERAL = {("DotProduct", "n_kv_heads")}
 """Options with two levels beside the default's: (class, option)."""
+
+FIGURES = {("Rotary", "theta"), ("Sinusoidal", "theta"), ("Learned", "offset"), ("T5", "num_buckets"),
+           ("T5", "max_distance"), ("Rotary", "scaling")}  # fmt: skip
+"""Options that change a figure in a formula, and slots of such: whatever goes with the default goes with them, so they
+are in no pairs (a slot's kinds are). `test_reference` has each of them, and each is shown to be alive."""
 
 Case = dict[str, str]
 Pair = tuple[tuple[str, str], tuple[str, str]]
@@ -97,6 +107,11 @@ def is_choice(section: type[Section], name: str) -> bool:
     return not (isinstance(annotation, type) and issubclass(annotation, Section))
 
 
+def is_figure(section: type[Section], name: str) -> bool:
+    """Whether it is one of FIGURES, or comes from a section that has it."""
+    return any((above.__name__, name) in FIGURES for above in section.__mro__)
+
+
 def required_of(section: type[Section]) -> dict[str, Any]:
     """A value for each option that has no default."""
     return {name: values_of(section, name)[0] for name, field in section.model_fields.items() if field.is_required()}
@@ -115,8 +130,8 @@ def values_of(section: type[Section], name: str) -> list[Any]:
 def _accepts(section: type[Section], required: Mapping[str, Any], name: str, value: Any) -> bool:
     try:
         made = section.model_validate({**required, name: value})
-    except ValidationError:
-        return False
+    except ValidationError as error:  # of one that is required, others may be missing
+        return section.model_fields[name].is_required() and all(found["type"] == "missing" for found in error.errors())
     return name in section.model_fields and (
         section.model_fields[name].is_required()
         or getattr(made, name) != getattr(section.model_validate(required), name)
@@ -137,14 +152,19 @@ def _candidates(annotation: Any) -> Iterator[Any]:
         yield from CANDIDATES.get(annotation, ())
 
 
-def levels_of(base: type[Part], *, variants: bool = True) -> list[dict[str, Any]]:
-    """Every kind of a slot; with `variants`, each also with one option changed, for every option that is no slot."""
+def levels_of(base: type[Part], *, variants: bool = True, figures: bool = True) -> list[dict[str, Any]]:
+    """Every kind of a slot; with `variants`, each also with one option changed, for every option that is no slot.
+
+    Options that a kind has from another kind are changed in that one; FIGURES only with `figures`.
+    """
     levels = []
     for kind, part in sorted(base.kinds.items()):
         plain = {"kind": kind, **required_of(part)}
         levels.append(plain)
+        elsewhere = {name for above in part.__mro__[1:] if getattr(above, "kind", "") for name in above.model_fields}
+        elsewhere |= set() if figures else {name for name in part.model_fields if is_figure(part, name)}
         for name in options_of(part) if variants else []:
-            if slot_of(part.model_fields[name].annotation) is None:
+            if slot_of(part.model_fields[name].annotation) is None and name not in elsewhere:
                 values = [value for value in values_of(part, name) if value != plain.get(name)]
                 levels += [{**plain, name: value} for value in values[: 2 if (part.__name__, name) in SEVERAL else 1]]
     return levels
@@ -157,18 +177,19 @@ def places(*, variants: bool = True) -> dict[str, Place]:
     """Every slot below `model`, those of all kinds of parts included."""
     found: dict[str, Place] = {}
 
-    def add(path: str, base: type[Part], optional: bool) -> None:
-        levels = levels_of(base, variants=variants and not optional)  # what overrides another is tried by kind
+    def add(path: str, base: type[Part], optional: bool, figure: bool) -> None:
+        # what overrides another is tried by kind, and what stands below it where it comes from
+        levels = levels_of(base, variants=variants and not optional and not figure, figures=False)
         levels = [level for level in levels if level["kind"] != "none" or not path.endswith(CROSS)]
         found[path] = Place(base, (*([INHERIT] if optional else []), *map(json.dumps, levels)))
-        for part in base.kinds.values() if not path.endswith(CROSS) else ():
+        for part in base.kinds.values() if not optional else ():
             visit(part, f"{path}.")
 
     def visit(section: type[Section], prefix: str) -> None:
         for name, field in section.model_fields.items():
             base = slot_of(field.annotation)
             if base is not None and f"{prefix}{name}" not in found:
-                add(f"{prefix}{name}", base, type(None) in get_args(field.annotation))
+                add(f"{prefix}{name}", base, type(None) in get_args(field.annotation), is_figure(section, name))
             elif (stack := _section_of(field.annotation)) is not None and name != "encoder":
                 visit(stack, f"{prefix}{name}.")
 
@@ -194,6 +215,8 @@ def applies(path: str, case: Mapping[str, str], where: Mapping[str, Place]) -> b
     if above not in where:
         return True
     level = json.loads(case[above])
+    if any(case.get(other, INHERIT) != INHERIT for other in _overriding(above, where)):
+        return False
     return level is not None and name in where[above].base.kinds[level["kind"]].model_fields and applies(
         above, case, where
     )  # fmt: skip
@@ -309,16 +332,22 @@ def _overridden(path: str, where: Mapping[str, Place]) -> list[str]:
     return [other for other, place in where.items() if place.base is where[path].base and INHERIT not in place.levels]
 
 
+def _overriding(path: str, where: Mapping[str, Place]) -> list[str]:
+    """The places whose choice overrides the one at `path`."""
+    return [other for other, place in where.items() if INHERIT in place.levels and path in _overridden(other, where)]
+
+
 def _complete(fixed: Case, where: Mapping[str, Place], wanted: set[Pair], order: random.Random) -> Case | None:
     """The fixed levels and, elsewhere, those that meet most wanted pairs; None where the fixed ones exclude another."""
     case = dict(fixed)
     rest = [path for path in where if path not in case]
+    needed = {*fixed, *(path for path in where for below in fixed if below.startswith(f"{path}."))}
     order.shuffle(rest)
     for path in sorted(rest, key=lambda path: path.count(".")):
         levels = list(where[path].levels)
         if path == "stacks" and any(CROSS in other for other in fixed):
             levels = ['"both"']
-        if INHERIT in levels and set(_overridden(path, where)) & set(fixed):
+        if INHERIT in levels and set(_overridden(path, where)) & needed:
             levels = [INHERIT]
         order.shuffle(levels)
         below = [other for other in fixed if other.startswith(f"{path}.")]

@@ -9,12 +9,13 @@ from reference.calculus import slope
 from reference.feedforward import FEEDFORWARDS
 from reference.model import BLOCKS, classes, logits, loss, vectors
 from reference.norms import NORMS
-from reference.positions import POSITIONS
+from reference.positions import POSITIONS, SCALINGS
 
 REFERENCES = {
     "norm": NORMS,
     "feedforward": FEEDFORWARDS,
     "positions": POSITIONS,
+    "scaling": SCALINGS,
     "score": SCORES,
     "mask": MASKS,
     "attention": {"dot-product": attention, "none": None},
@@ -31,6 +32,7 @@ __all__ = [
     "NORMS",
     "POSITIONS",
     "REFERENCES",
+    "SCALINGS",
     "SCORES",
     "attention",
     "classes",

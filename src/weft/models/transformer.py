@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -45,8 +45,11 @@ class Stack(Module):
         layers = config.layers()
         self.causal = dims.causal
         self.dropout = dims.dropout
-        self.positions = config.positions.build(dims)
-        self.blocks = nn.ModuleList(layer.build(dims, config.positions, config.norm) for layer in layers)
+        blocks = [layer.build(dims, config.positions, config.norm) for layer in layers]
+        attentions = [block.attention for block in blocks if isinstance(block, Block)]
+        heads = frozenset(item.n_heads for item in attentions if item is not None and item.scheme is None)
+        self.positions = config.positions.build(replace(dims, heads=heads))
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.Identity() if layers[-1].ends_normed else config.norm.build(dims)
 
     def forward(
@@ -70,8 +73,17 @@ class Stack(Module):
 
     def limit(self) -> int | None:
         """The longest sequence that the positions can number, or None."""
-        limits = [scheme.limit for scheme in [self.positions, *self._own_schemes()] if scheme.limit is not None]
-        return min(limits, default=None)
+        return min((scheme.limit for scheme in self._schemes() if scheme.limit is not None), default=None)
+
+    def check_cached(self, length: int) -> None:
+        """Raises WeftError when a text of so many tokens cannot be computed in pieces, through a cache."""
+        limits = [scheme.cached_limit for scheme in self._schemes() if scheme.cached_limit is not None]
+        if length > min(limits, default=length):
+            raise WeftError(
+                f"{length} tokens through a cache: with these positions (as scaling: dynamic) each token beyond"
+                f" {min(limits)} changes the keys of all before it, which a cache has already; compute without one"
+                " (use_cache=False), or choose positions that do not"
+            )
 
     def _blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
@@ -79,8 +91,9 @@ class Stack(Module):
     def _attentions(self) -> list[DotProductAttention | None]:
         return [block.attention for block in self._blocks()]
 
-    def _own_schemes(self) -> list[PositionScheme]:
-        return [item.scheme for item in self._attentions() if item is not None and item.scheme is not None]
+    def _schemes(self) -> list[PositionScheme]:
+        own = [item.scheme for item in self._attentions() if item is not None and item.scheme is not None]
+        return [self.positions, *own]
 
     def _context(self, inputs: Inputs, memory: Memory | None, cache: Cache | None) -> tuple[Context, Tensor]:
         """Masks, positions and places of this batch, for all blocks."""
@@ -92,6 +105,7 @@ class Stack(Module):
             if documents_BT is not None:
                 raise WeftError("documents packed into a row cannot be continued from a cache; give each its own row")
             self._check_length(max(cache.lengths) + tokens)
+            self.check_cached(max(cache.lengths) + tokens)
             placement = cache.place(inputs.shape, valid_BT, device)
             index_BT, k_valid = placement.slot_BT, cache.valid(device)
             keys_BS = torch.arange(placement.end, device=device)[None]
@@ -112,9 +126,9 @@ class Stack(Module):
         for attention in self._attentions():
             if attention is not None and attention.prepared_key not in prepared:
                 scheme = attention.scheme or self.positions
-                prepared[attention.prepared_key] = scheme, scheme.prepare(positions_BT, attention.width)
+                prepared[attention.prepared_key] = scheme.prepare(positions_BT, attention.width, documents_BT)
         across = _across(inputs, memory, cache)
-        return Context(mask, sides, prepared, across, memory, cache, placement), positions_BT
+        return Context(mask, sides, self.positions, prepared, across, memory, cache, placement), positions_BT
 
     def _check_length(self, length: int) -> None:
         limit = self.limit()
