@@ -52,6 +52,11 @@ EXAMPLES: dict[tuple[str, str], tuple[Any, ...]] = {
     ("_Wide", "width"): (23,),  # of few ReLUs all may be dead
     ("Factorized", "width"): (12,),  # of few channels a norm leaves the signs
     ("DotProduct", "head_width"): (8,),
+    ("T5", "num_buckets"): (4, 8),
+    ("T5", "max_distance"): (20,),  # beyond the buckets of one distance each
+    ("Stretched", "factor"): (2.0, 4.0),
+    ("DynamicScaling", "original_length"): (4,),
+    ("Stretched", "original_length"): (1000, 100),  # so long that some pairs make turns within it, and some do not
 }
 """Values for options whose type says too little: (class that has it, option) -> values."""
 
@@ -59,8 +64,18 @@ CROSS = "cross_attention"
 """A slot that is never `none` here: every layer that reads a source would be without, which is refused. What stands
 below it is tried where it comes from unless given: below `attention`."""
 
-SEVERAL = {("DotProduct", "n_kv_heads")}
-"""Options with two levels beside the default's: (class, option)."""
+TRIED = {
+    ("DotProduct", "n_kv_heads"): 2,
+    ("Rotary", "theta"): 0,
+    ("Rotary", "scaling"): 0,
+    ("Sinusoidal", "theta"): 0,
+    ("Learned", "offset"): 0,
+    ("T5", "num_buckets"): 0,
+    ("T5", "max_distance"): 0,
+}
+"""How many levels beside the default's an option has in pairs, if not one. None where it changes a figure in a
+formula, and whatever goes with the default goes with it (of a slot, its kinds are tried): those are in test_reference,
+and each is shown to be alive."""
 
 Case = dict[str, str]
 Pair = tuple[tuple[str, str], tuple[str, str]]
@@ -101,6 +116,11 @@ def is_choice(section: type[Section], name: str) -> bool:
     return not (isinstance(annotation, type) and issubclass(annotation, Section))
 
 
+def tried(section: type[Section], name: str) -> int:
+    """TRIED of the section, or of what it has the option from."""
+    return next((TRIED[above.__name__, name] for above in section.__mro__ if (above.__name__, name) in TRIED), 1)
+
+
 def required_of(section: type[Section]) -> dict[str, Any]:
     """A value for each option that has no default."""
     return {name: values_of(section, name)[0] for name, field in section.model_fields.items() if field.is_required()}
@@ -119,8 +139,8 @@ def values_of(section: type[Section], name: str) -> list[Any]:
 def _accepts(section: type[Section], required: Mapping[str, Any], name: str, value: Any) -> bool:
     try:
         made = section.model_validate({**required, name: value})
-    except ValidationError:
-        return False
+    except ValidationError as error:  # of one that is required, others may be missing
+        return section.model_fields[name].is_required() and all(found["type"] == "missing" for found in error.errors())
     return name in section.model_fields and (
         section.model_fields[name].is_required()
         or getattr(made, name) != getattr(section.model_validate(required), name)
@@ -141,10 +161,10 @@ def _candidates(annotation: Any) -> Iterator[Any]:
         yield from CANDIDATES.get(annotation, ())
 
 
-def levels_of(base: type[Part], *, variants: bool = True, repeated: bool = True) -> list[dict[str, Any]]:
+def levels_of(base: type[Part], *, variants: bool = True, thorough: bool = True) -> list[dict[str, Any]]:
     """Every kind of a slot; with `variants`, each also with one option changed, for every option that is no slot.
 
-    Without `repeated`, an option that several kinds have from one class is changed in one of them only.
+    Unless `thorough`, as often as TRIED says, and what several kinds have from one class in one of them only.
     """
     levels, seen = [], set[tuple[type, str]]()
     for kind, part in sorted(base.kinds.items(), key=lambda item: (len(item[1].__mro__), item[0])):
@@ -152,10 +172,11 @@ def levels_of(base: type[Part], *, variants: bool = True, repeated: bool = True)
         levels.append(plain)
         for name in options_of(part) if variants else []:
             declared = next(above for above in part.__mro__ if name in inspect.get_annotations(above)), name
-            if slot_of(part.model_fields[name].annotation) is None and (repeated or declared not in seen):
+            if slot_of(part.model_fields[name].annotation) is None and (thorough or declared not in seen):
                 seen.add(declared)
                 values = [value for value in values_of(part, name) if value != plain.get(name)]
-                levels += [{**plain, name: value} for value in values[: 2 if (part.__name__, name) in SEVERAL else 1]]
+                count = max(1, tried(part, name)) if thorough else tried(part, name)
+                levels += [{**plain, name: value} for value in values[:count]]
     return levels
 
 
@@ -166,25 +187,25 @@ def places(*, variants: bool = True) -> dict[str, Place]:
     """Every slot below `model`, those of all kinds of parts included."""
     found: dict[str, Place] = {}
 
-    def add(path: str, base: type[Part], optional: bool) -> None:
-        # what overrides another is tried by kind
-        levels = levels_of(base, variants=variants and not optional, repeated=False)
+    def add(path: str, base: type[Part], optional: bool, count: int) -> None:
+        # what overrides another is tried by kind, and what stands below it where it comes from
+        levels = levels_of(base, variants=variants and not optional and count > 0, thorough=False)
         levels = [level for level in levels if level["kind"] != "none" or not path.endswith(CROSS)]
         found[path] = Place(base, (*([INHERIT] if optional else []), *map(json.dumps, levels)))
-        for part in base.kinds.values() if not path.endswith(CROSS) else ():
+        for part in base.kinds.values() if not optional else ():
             visit(part, f"{path}.")
 
     def visit(section: type[Section], prefix: str) -> None:
         for name, field in section.model_fields.items():
             base = slot_of(field.annotation)
             if base is not None and f"{prefix}{name}" not in found:
-                add(f"{prefix}{name}", base, type(None) in get_args(field.annotation))
+                add(f"{prefix}{name}", base, type(None) in get_args(field.annotation), tried(section, name))
             elif (stack := _section_of(field.annotation)) is not None and name != "encoder":
                 visit(stack, f"{prefix}{name}.")
 
     visit(TransformerConfig, "")
     for kind in SLOTS["head"].kinds:
-        levels = levels_of(SLOTS["head"], variants=variants, repeated=False)
+        levels = levels_of(SLOTS["head"], variants=variants, thorough=False)
         levels = [level for level in levels if level["kind"] == kind]
         found[f"heads.{kind}"] = Place(SLOTS["head"], tuple(map(json.dumps, levels)))
     found["stacks"] = Place(ModelConfig, tuple(map(json.dumps, STACKS)))
@@ -205,6 +226,8 @@ def applies(path: str, case: Mapping[str, str], where: Mapping[str, Place]) -> b
     if above not in where:
         return True
     level = json.loads(case[above])
+    if any(case.get(other, INHERIT) != INHERIT for other in _overriding(above, where)):
+        return False
     return level is not None and name in where[above].base.kinds[level["kind"]].model_fields and applies(
         above, case, where
     )  # fmt: skip
@@ -320,16 +343,22 @@ def _overridden(path: str, where: Mapping[str, Place]) -> list[str]:
     return [other for other, place in where.items() if place.base is where[path].base and INHERIT not in place.levels]
 
 
+def _overriding(path: str, where: Mapping[str, Place]) -> list[str]:
+    """The places whose choice overrides the one at `path`."""
+    return [other for other, place in where.items() if INHERIT in place.levels and path in _overridden(other, where)]
+
+
 def _complete(fixed: Case, where: Mapping[str, Place], wanted: set[Pair], order: random.Random) -> Case | None:
     """The fixed levels and, elsewhere, those that meet most wanted pairs; None where the fixed ones exclude another."""
     case = dict(fixed)
     rest = [path for path in where if path not in case]
+    needed = {*fixed, *(path for path in where for below in fixed if below.startswith(f"{path}."))}
     order.shuffle(rest)
     for path in sorted(rest, key=lambda path: path.count(".")):
         levels = list(where[path].levels)
         if path == "stacks" and any(CROSS in other for other in fixed):
             levels = ['"both"']
-        if INHERIT in levels and set(_overridden(path, where)) & set(fixed):
+        if INHERIT in levels and set(_overridden(path, where)) & needed:
             levels = [INHERIT]
         order.shuffle(levels)
         below = [other for other in fixed if other.startswith(f"{path}.")]

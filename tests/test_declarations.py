@@ -311,8 +311,8 @@ WRONG = [
         "decoder.block.attention.mask.size: needs a value (keys seen",
     ),
     (
-        {"decoder": {"positions": {"kind": "learned", "theta": 3}}},
-        "decoder.positions.theta: no such option (decoder.positions (learned) has no options)",
+        {"decoder": {"positions": {"kind": "alibi", "theta": 3}}},
+        "decoder.positions.theta: no such option (decoder.positions (alibi) has no options)",
     ),
     (
         {"decoder": {"blocks": ["pre", {"kind": "post", "attention": {"n_haeds": 2}}]}},

@@ -27,6 +27,7 @@ from weft.nn import (
     Mask,
     Memory,
     Near,
+    PositionScheme,
     SameDocument,
     Sides,
     Tokens,
@@ -35,7 +36,7 @@ from weft.nn import (
 )
 from weft.nn.scores import SoftmaxWeighting
 
-DIMS = Dims(d_model=8, max_length=9, vocab_size=7)
+DIMS = Dims(d_model=8, max_length=9, vocab_size=7, heads=frozenset({2}))
 Array = np.ndarray
 
 
@@ -113,24 +114,34 @@ def test_feedforward(level: dict[str, Any]) -> None:
     compare(module, module, lambda at, x: np.array([formula(part.dump(), at, row) for row in x]), normal(1, 3, 8))
 
 
-@pytest.mark.parametrize("level", levels("positions"))
+SCALED = [{"kind": "rotary", "scaling": level.values[0]} for level in levels("scaling")]
+MIXED = [{"kind": "rotary", "share": 0.5, "layout": "interleaved", "scaling": SCALED[-1]["scaling"]},
+         {"kind": "t5", "num_buckets": 6, "max_distance": 7}]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "level", [*levels("positions"), *(pytest.param(level, id=str(level)) for level in SCALED + MIXED)]
+)
 def test_positions(level: dict[str, Any]) -> None:
+    """What is added to vectors and to scores, whatever was learned; what turns queries and keys."""
     part = SLOTS["positions"].choose(level)
     scheme, formula, places = stirred(part.build(DIMS)), reference.POSITIONS[part.kind], [5, 0, 3, 8]
-    places_BT = torch.tensor([places])
+    places_BT, pairs = torch.tensor([places]), [(query, key) for query in places for key in places]
 
-    def embed(at: Mapping[str, Array], x: Array) -> Array:
-        return np.array([formula.embed(part.dump(), at, row, place) for row, place in zip(x[0], places, strict=True)])
+    def add(x: Tensor) -> Tensor:
+        bias = scheme.bias(Sides(places_BT, places_BT), 2, torch.float64)
+        return torch.cat([scheme.embed(x, places_BT).flatten(), torch.zeros(32) if bias is None else bias.flatten()])
+
+    def added(at: Mapping[str, Array], x: Array) -> Array:
+        vectors = [formula.embed(part.dump(), at, row, place) for row, place in zip(x[0], places, strict=True)]
+        biases = [formula.bias(part.dump(), at, head, 2, *pair, causal=True) for head in (0, 1) for pair in pairs]
+        return np.concatenate([np.array(vectors).flatten(), np.array(biases)])
 
     def rotate(at: Mapping[str, Array], x: Array) -> Array:
-        return np.array(
-            [
-                [formula.rotate(part.dump(), row, place) for row, place in zip(head, places, strict=True)]
-                for head in x[0]
-            ]
-        )
+        turned = [[formula.rotate(part.dump(), *at, 9) for at in zip(head, places, strict=True)] for head in x[0]]
+        return np.array(turned)
 
-    compare(scheme, lambda x: scheme.embed(x, places_BT)[0], embed, normal(1, 1, 4, 8))
+    compare(scheme, add, added, normal(1, 1, 4, 8))
     prepared = scheme.prepare(places_BT, 8)
     for side in (0, 1):  # queries, keys
         compare(None, lambda x, side=side: scheme.rotate(x, x, prepared)[side][0], rotate, normal(2, 1, 2, 4, 8))
@@ -168,9 +179,9 @@ def check_attention(level: dict[str, Any], positions: Any, kernel: str) -> None:
     part = SLOTS["attention"].choose({**level, "kernel": kernel})
     module, x_BTD = stirred(part.build(DIMS, positions)).eval(), normal(1, 2, 5, 8)
     places_BT = torch.arange(5)[None]
-    scheme = module.scheme or positions.build(DIMS)
-    prepared = {module.prepared_key: (scheme, scheme.prepare(places_BT, module.width))}
-    context = Context(Causal(), Sides(places_BT, places_BT, aligned=True), prepared)
+    scheme = positions.build(DIMS)
+    prepared = {module.prepared_key: (module.scheme or scheme).prepare(places_BT, module.width)}
+    context = Context(Causal(), Sides(places_BT, places_BT, aligned=True), scheme, prepared)
 
     def formula(at: Mapping[str, Array], x: Array) -> Array:
         return np.array([reference.attention(part.dump(), at, row, positions.dump()) for row in x])
@@ -197,7 +208,7 @@ def test_cross_attention(level: dict[str, Any], kernel: str) -> None:
 
     def compute(both: Tensor) -> Tensor:
         memory = Memory(both[:, 3:], valid_BS)
-        return module(both[:, :3], Context(Causal(), self_sides, {}, Across(Valid(), sides), memory))
+        return module(both[:, :3], Context(Causal(), self_sides, PositionScheme(), {}, Across(Valid(), sides), memory))
 
     def formula(at: Mapping[str, Array], both: Array) -> Array:
         rows = zip(both, valid_BS.numpy(), strict=True)

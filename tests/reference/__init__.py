@@ -10,12 +10,13 @@ from reference.feedforward import FEEDFORWARDS
 from reference.heads import HEADS, answer
 from reference.model import BLOCKS, EMBEDDINGS, STOCHASTIC_DEPTH, loss, vectors
 from reference.norms import NORMS
-from reference.positions import POSITIONS
+from reference.positions import POSITIONS, SCALINGS
 
 REFERENCES = {
     "norm": NORMS,
     "feedforward": FEEDFORWARDS,
     "positions": POSITIONS,
+    "scaling": SCALINGS,
     "score": SCORES,
     "mask": MASKS,
     "attention": {"dot-product": attention, "none": None},
@@ -34,6 +35,7 @@ __all__ = [
     "NORMS",
     "POSITIONS",
     "REFERENCES",
+    "SCALINGS",
     "SCORES",
     "STOCHASTIC_DEPTH",
     "answer",

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reference.calculus import Array, affine
+from reference.calculus import Array, affine, below
 from reference.norms import NORMS
 from reference.positions import POSITIONS
 
@@ -17,7 +17,7 @@ Sees = Callable[[int, int], bool]
 
 
 def softmax(
-    options: Options, products: Mapping[int, complex], width: int, biases: Mapping[int, float] | None = None
+    options: Options, products: Mapping[int, complex], width: int, biases: Mapping[int, complex] | None = None
 ) -> dict[int, complex]:
     """Vaswani et al. 2017, eq. 1: exp(q.k / sqrt(d_k) + bias), divided by their sum."""
     scale = options["scale"] or 1 / math.sqrt(width)
@@ -42,27 +42,50 @@ MASKS = {"none": everything, "window": window}
 
 
 def attention(
-    options: Options, parameters: Mapping[str, Array], x: Array, positions: Options, *, causal: bool = True
+    options: Options,
+    parameters: Mapping[str, Array],
+    x: Array,
+    positions: Options,
+    shared: Mapping[str, Array] | None = None,
+    *,
+    causal: bool = True,
 ) -> Array:
-    """Vaswani et al. 2017, section 3.2.2, with key/value heads shared as in Ainslie et al. 2023."""
+    """Vaswani et al. 2017, section 3.2.2, with key/value heads shared as in Ainslie et al. 2023.
+
+    `positions` and `shared`, what these have learned, are the stack's; an attention may have its own.
+    """
     visible = MASKS[options["mask"]["kind"]]
 
     def sees(query: int, key: int) -> bool:
         return (key <= query or not causal) and visible(options["mask"], query, key)
 
-    return _attention(options, parameters, x, x, options["positions"] or positions, sees)
+    own = options["positions"]
+    chosen, learned = (own, below(parameters, "scheme")) if own else (positions, shared or {})
+    scheme, heads = POSITIONS[chosen["kind"]], options["n_heads"]
+
+    def bias(head: int, query: int, key: int) -> complex:
+        return scheme.bias(chosen, learned, head, heads, query, key, causal=causal)
+
+    return _attention(
+        options, parameters, x, x, sees, bias, lambda vector, place: scheme.rotate(chosen, vector, place, len(x))
+    )
 
 
 def cross_attention(options: Options, parameters: Mapping[str, Array], x: Array, source: Array) -> Array:
     """Vaswani et al. 2017, section 3.2.3: queries of the decoder, keys and values of the encoder's output, all seen."""
-    return _attention(options, parameters, x, source, {"kind": "none"}, lambda query, key: True)
+    return _attention(options, parameters, x, source, lambda query, key: True)
 
 
 def _attention(
-    options: Options, parameters: Mapping[str, Array], x: Array, source: Array, positions: Options, sees: Sees
+    options: Options,
+    parameters: Mapping[str, Array],
+    x: Array,
+    source: Array,
+    sees: Sees,
+    bias: Callable[[int, int, int], complex] = lambda head, query, key: 0.0,
+    rotate: Callable[[Array, int], Array] = lambda vector, place: vector,
 ) -> Array:
     heads, groups = options["n_heads"], options["n_kv_heads"] or options["n_heads"]
-    rotate = POSITIONS[positions["kind"]].rotate
     score = SCORES[options["score"]["kind"]]
 
     def normed(name: str, vectors: Array) -> Array:
@@ -78,9 +101,9 @@ def _attention(
         mixed = []
         for head in range(heads):
             group = head * groups // heads
-            query = rotate(positions, q[t][head], t)
-            products = {s: np.sum(query * rotate(positions, k[s][group], s)) for s in range(len(source)) if sees(t, s)}
-            biases = {s: POSITIONS[positions["kind"]].bias(positions, head, heads, t, s) for s in products}
+            query = rotate(q[t][head], t)
+            products = {s: np.sum(query * rotate(k[s][group], s)) for s in range(len(source)) if sees(t, s)}
+            biases = {s: bias(head, t, s) for s in products}
             weights = score(options["score"], products, len(query), biases)
             mixed.append(sum(weight * v[s][group] for s, weight in weights.items()))
         rows.append(affine(parameters, "output", np.concatenate(mixed)))

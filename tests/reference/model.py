@@ -83,8 +83,8 @@ def stack(
 ) -> Array:  # fmt: skip
     """Blocks over one another, and the last norm where the last block does not end with one."""
     positions = POSITIONS[declared["positions"]["kind"]]
-    held = below(parameters, "positions")
-    x = np.array([positions.embed(declared["positions"], held, vector, place) for place, vector in enumerate(x)])
+    shared = below(parameters, "positions")
+    x = np.array([positions.embed(declared["positions"], shared, vector, place) for place, vector in enumerate(x)])
     norm = declared["embedding_norm"]
     x = enter(each(NORMS[norm["kind"]], norm, below(parameters, "embedding_norm"))(x))
     for layer, block in enumerate(declared["layers"]):
@@ -94,7 +94,7 @@ def stack(
         if block["attention"]["kind"] != "none":
             options, weights = block["attention"], below(held, "attention")
             sublayers["attention"] = lambda x, o=options, w=weights: attention(
-                o, w, x, declared["positions"], causal=causal
+                o, w, x, declared["positions"], shared, causal=causal
             )
         reading = block["cross_attention"] or block["attention"]
         if source is not None and reading["kind"] != "none":

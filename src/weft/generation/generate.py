@@ -124,6 +124,10 @@ def stream(
     tokens = [tokenizer.encode(prompt) for prompt in prompts]
     fed = [row or [tokenizer.end_of_document] for row in tokens]
     budgets = _budgets(model, [len(row) for row in fed], sampling.max_tokens)
+    if use_cache and model.decoder is not None:
+        model.decoder.check_cached(
+            max((len(row) + budget for row, budget in zip(fed, budgets, strict=True)), default=0)
+        )
     rows = Rows(model, fed, Sampler(sampling, tokens, tokenizer.vocab_size), use_cache=use_cache)
     texts = [_RowText(row, tokenizer, tokens[row], sampling.stop, budget) for row, budget in enumerate(budgets)]
     return _run(rows, texts)

@@ -190,3 +190,4 @@ def _check(model: Transformer, beams: int, max_tokens: int, length_penalty: floa
     limit = model.limit()
     if limit is not None and max_tokens > limit:
         raise WeftError(f"max_tokens = {max_tokens}: the decoder's positions end at {limit}")
+    model.decoder.check_cached(max_tokens)

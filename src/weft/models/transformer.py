@@ -46,16 +46,18 @@ class Stack(Module):
         layers = config.layers()
         self.causal = dims.causal
         self.dropout = embedding.dropout
-        entering = replace(dims, d_model=embedding.width)
-        self.positions = config.positions.build(entering)
-        self.embedding_norm = config.embedding_norm.build(entering)
-        self.from_embedding = embedding.from_width()
         blocks = [
             layer.build(replace(dims, depth=depth), config.positions, config.norm)
             for depth, layer in enumerate(layers, start=1)
         ]
         for block, first in zip(blocks, config.sharing(), strict=True):
             block.share(blocks[first])
+        attentions = [block.attention for block in blocks]
+        heads = frozenset(item.n_heads for item in attentions if item is not None and item.scheme is None)
+        entering = replace(dims, d_model=embedding.width, heads=heads)
+        self.positions = config.positions.build(entering)
+        self.embedding_norm = config.embedding_norm.build(entering)
+        self.from_embedding = embedding.from_width()
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.Identity() if layers[-1].ends_normed else config.norm.build(dims)
 
@@ -80,8 +82,17 @@ class Stack(Module):
 
     def limit(self) -> int | None:
         """The longest sequence that the positions can number, or None."""
-        limits = [scheme.limit for scheme in [self.positions, *self._own_schemes()] if scheme.limit is not None]
-        return min(limits, default=None)
+        return min((scheme.limit for scheme in self._schemes() if scheme.limit is not None), default=None)
+
+    def check_cached(self, length: int) -> None:
+        """Raises WeftError when a text of so many tokens cannot be computed in pieces, through a cache."""
+        limits = [scheme.cached_limit for scheme in self._schemes() if scheme.cached_limit is not None]
+        if length > min(limits, default=length):
+            raise WeftError(
+                f"{length} tokens through a cache: with these positions (as scaling: dynamic) each token beyond"
+                f" {min(limits)} changes the keys of all before it, which a cache has already; compute without one"
+                " (use_cache=False), or choose positions that do not"
+            )
 
     def _blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
@@ -89,8 +100,9 @@ class Stack(Module):
     def _attentions(self) -> list[DotProductAttention | None]:
         return [block.attention for block in self._blocks()]
 
-    def _own_schemes(self) -> list[PositionScheme]:
-        return [item.scheme for item in self._attentions() if item is not None and item.scheme is not None]
+    def _schemes(self) -> list[PositionScheme]:
+        own = [item.scheme for item in self._attentions() if item is not None and item.scheme is not None]
+        return [self.positions, *own]
 
     def _context(self, inputs: Inputs, memory: Memory | None, cache: Cache | None) -> tuple[Context, Tensor]:
         """Masks, positions and places of this batch, for all blocks."""
@@ -102,6 +114,7 @@ class Stack(Module):
             if documents_BT is not None:
                 raise WeftError("documents packed into a row cannot be continued from a cache; give each its own row")
             self._check_length(max(cache.lengths) + tokens)
+            self.check_cached(max(cache.lengths) + tokens)
             placement = cache.place(inputs.shape, valid_BT, device)
             cache.keep_tokens(inputs.tokens_BT, placement)
             index_BT, k_valid = placement.slot_BT, cache.valid(device)
@@ -123,9 +136,9 @@ class Stack(Module):
         for attention in self._attentions():
             if attention is not None and attention.prepared_key not in prepared:
                 scheme = attention.scheme or self.positions
-                prepared[attention.prepared_key] = scheme, scheme.prepare(positions_BT, attention.width)
+                prepared[attention.prepared_key] = scheme.prepare(positions_BT, attention.width, documents_BT)
         across = _across(inputs, memory, cache)
-        return Context(mask, sides, prepared, across, memory, cache, placement), positions_BT
+        return Context(mask, sides, self.positions, prepared, across, memory, cache, placement), positions_BT
 
     def _check_length(self, length: int) -> None:
         limit = self.limit()

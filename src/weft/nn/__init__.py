@@ -28,8 +28,10 @@ from weft.nn.masks import (
 )
 from weft.nn.module import Cost, Dims, Module, Term, Terms, listen, materialize, tap_paths
 from weft.nn.norms import Layer, NoNorm, Norm, Rms
-from weft.nn.positions import Alibi, Learned, NoPositions, Positions, PositionScheme, Rotary, RotaryAlibi, Sinusoidal
+from weft.nn.positions import T5, Alibi, Learned, NoPositions, Positions, PositionScheme, Sinusoidal
 from weft.nn.ring import RingEntry
+from weft.nn.rotary import Rotary, RotaryAlibi
+from weft.nn.scaling import RotaryScaling
 from weft.nn.scores import Score, Softmax, Weighting
 from weft.nn.stochastic_depth import LinearDecay, NoStochasticDepth, StochasticDepth, Uniform
 from weft.nn.text_heads import Classifier, ClassifierHead, MultipleChoice, TextEmbedding
@@ -38,6 +40,7 @@ from weft.nn.token_heads import Span, TokenClassifier
 __all__ = [
     "IGNORE",
     "KERNELS",
+    "T5",
     "Across",
     "Alibi",
     "Attention",
@@ -108,6 +111,7 @@ __all__ = [
     "Rms",
     "Rotary",
     "RotaryAlibi",
+    "RotaryScaling",
     "SameDocument",
     "Sandwich",
     "Score",

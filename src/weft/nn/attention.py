@@ -147,7 +147,7 @@ class DotProductAttention(Module):
         self.positions = positions
         # layers with positions of their own hold the scheme; the others use the stack's
         own = options.positions
-        self.scheme: PositionScheme | None = own.build(dims) if own else None
+        self.scheme: PositionScheme | None = own.build(replace(dims, heads=frozenset({self.n_heads}))) if own else None
         if own and isinstance(self.scheme, PositionScheme) and type(self.scheme).embed is not PositionScheme.embed:
             raise WeftError(
                 f"attention.positions: {own.kind} positions enter where a stack begins, not in a layer;"
@@ -171,8 +171,8 @@ class DotProductAttention(Module):
         q_BHTK = self.tap("queries", self._split(self.query(x_BTD), self.n_heads, self.query_norm))
         k_BGSK = self.tap("keys", self._split(self.key(x_BTD), self.n_kv_heads, self.key_norm))
         v_BGSK = self.tap("values", self._split(self.value(x_BTD), self.n_kv_heads))
-        scheme, prepared = context.prepared[self.prepared_key]
-        q_BHTK, k_BGSK = scheme.rotate(q_BHTK, k_BGSK, prepared)
+        scheme = self.scheme or context.positions
+        q_BHTK, k_BGSK = scheme.rotate(q_BHTK, k_BGSK, context.prepared[self.prepared_key])
         sides = context.sides
         if context.cache is not None and context.placement is not None:
             entry = context.cache.entries[context.depth]

@@ -12,6 +12,7 @@ from torch import Tensor
 from weft.nn.cache import Cache, Placement
 from weft.nn.masks import Mask, Sides
 from weft.nn.module import Terms
+from weft.nn.positions import PositionScheme
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class Context:
 
     mask: Mask
     sides: Sides
+    positions: PositionScheme
+    """The stack's; a layer with positions of its own has them itself."""
     prepared: Mapping[Hashable, Any]
     """What position schemes prepared, by (declaration, head width)."""
     across: Across | None = None

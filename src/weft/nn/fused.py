@@ -16,12 +16,13 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     return _RmsNorm.apply(x, weight, epsilon)  # type: ignore[no-untyped-call]
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Each pair (x1, x2) of channels i and i + P as (x1 cos - x2 sin, x2 cos + x1 sin); channels beyond 2P unchanged.
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) -> Tensor:
+    """Each pair (x1, x2) of channels as (x1 cos - x2 sin, x2 cos + x1 sin); channels beyond 2P unchanged.
 
-    `cos` and `sin` have P channels and broadcast to x in its other axes.
+    Channels i and i + P are a pair, or 2i and 2i + 1 where they are `interleaved`. `cos` and `sin` have P channels and
+    broadcast to x in its other axes.
     """
-    return _Rotation.apply(x, cos, sin)  # type: ignore[no-untyped-call]
+    return _Rotation.apply(x, cos, sin, interleaved)  # type: ignore[no-untyped-call]
 
 
 def aligned_product(x: Tensor, weight: Tensor) -> Tensor:
@@ -57,26 +58,31 @@ class _RmsNorm(torch.autograd.Function):
 
 
 class _Rotation(torch.autograd.Function):
-    """A rotation's derivative is the rotation back, so nothing of x is kept for it."""
+    """The derivative of a rotation, and of one that stretches too, is the same back, so nothing of x is kept for it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turned(x, cos, sin)
+        ctx.interleaved = interleaved
+        return _turned(x, cos, sin, interleaved)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         cos, sin = ctx.saved_tensors
-        return _turned(grad, cos, -sin), None, None
+        return _turned(grad, cos, -sin, ctx.interleaved), None, None, None
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     # x (cos, cos) + (x2, x1) (-sin, sin): whole rows at a time, where halves would be many short ones
     pairs = cos.shape[-1]
-    first, second, rest = x.split([pairs, pairs, x.shape[-1] - 2 * pairs], dim=-1)
-    turned = x[..., : 2 * pairs] * torch.cat([cos, cos], -1)
-    turned.addcmul_(torch.cat([second, first], -1), torch.cat([-sin, sin], -1))
-    return torch.cat([turned, rest], -1) if rest.shape[-1] else turned
+    if interleaved:
+        swapped = x[..., : 2 * pairs].unflatten(-1, (pairs, 2)).flip(-1).flatten(-2)
+        cosines, sines = (torch.stack(both, -1).flatten(-2) for both in ((cos, cos), (-sin, sin)))
+    else:
+        swapped = torch.cat([x[..., pairs : 2 * pairs], x[..., :pairs]], -1)
+        cosines, sines = torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
+    turned = (x[..., : 2 * pairs] * cosines).addcmul_(swapped, sines)
+    return torch.cat([turned, x[..., 2 * pairs :]], -1) if x.shape[-1] > 2 * pairs else turned
 
 
 class _AlignedProduct(torch.autograd.Function):

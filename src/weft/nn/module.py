@@ -38,6 +38,8 @@ class Dims:
     """Whether a position of the stack sees what came before it only, so that generation may keep keys and values."""
     across: bool = False
     """Whether there is an encoder's output that the stack's blocks read."""
+    heads: frozenset[int] = frozenset()
+    """Numbers of heads of the attentions that a scheme of positions serves."""
     init_residual: float | None = None
     """How far the last matrix of a residual branch starts from zero, where the declaration says it."""
 

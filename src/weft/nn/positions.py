@@ -1,20 +1,18 @@
 """Where order enters. A scheme overrides the hook where it acts: `embed` (into x), `rotate` (q and k), `bias` (scores).
 
-P counts angles: half of a head's turned channels, or of the stack's width.
+What turns queries and keys is in `rotary.py`. P counts angles: half of the stack's width.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from weft.config import Part
 from weft.errors import WeftError
-from weft.nn import fused
 from weft.nn.initialization import Normal
 from weft.nn.linear import Embedding
 from weft.nn.masks import Sides
@@ -34,16 +32,19 @@ class PositionScheme(Module):
 
     limit: int | None
     """The longest sequence that the scheme can number, or None."""
+    cached_limit: int | None
+    """The longest text that may be computed in pieces, through a cache; None: any that can be numbered."""
 
     def __init__(self) -> None:
         super().__init__()
         self.limit = None
+        self.cached_limit = None
 
     def embed(self, x_BTD: Tensor, positions_BT: Tensor) -> Tensor:
         """x with what the scheme adds to it at the entrance of a stack."""
         return x_BTD
 
-    def prepare(self, positions_BT: Tensor, width: int) -> Any:
+    def prepare(self, positions_BT: Tensor, width: int, documents_BT: Tensor | None = None) -> Any:
         """What `rotate` needs, computed once a forward for heads of `width` channels."""
         return None
 
@@ -66,20 +67,24 @@ class NoPositions(Positions, kind="none"):
 class Learned(Positions, kind="learned"):
     """One learned vector a position, added to the embedding (Gehring et al. 2017); ends at max_length."""
 
+    offset: NonNegativeInt = 0
+    """rows of the table before that of the first position: RoBERTa and OPT have 2, which no text reads"""
+
     def build(self, dims: Dims) -> LearnedPositions:
-        return LearnedPositions(dims)
+        return LearnedPositions(self, dims)
 
 
 class LearnedPositions(PositionScheme):
-    """x_BTD + table.weight[positions_BT]."""
+    """x_BTD + table.weight[offset + positions_BT]."""
 
-    def __init__(self, dims: Dims) -> None:
+    def __init__(self, options: Learned, dims: Dims) -> None:
         super().__init__()
         self.limit = dims.max_length
-        self.table = Embedding(dims.max_length, dims.d_model, Normal(dims.init_std))
+        self.offset = options.offset
+        self.table = Embedding(options.offset + dims.max_length, dims.d_model, Normal(dims.init_std))
 
     def embed(self, x_BTD: Tensor, positions_BT: Tensor) -> Tensor:
-        return x_BTD + self.table(positions_BT).to(x_BTD.dtype)
+        return x_BTD + self.table(positions_BT + self.offset).to(x_BTD.dtype)
 
 
 class Sinusoidal(Positions, kind="sinusoidal"):
@@ -103,8 +108,8 @@ class SinusoidalPositions(PositionScheme):
         self.options = options
 
     def embed(self, x_BTD: Tensor, positions_BT: Tensor) -> Tensor:
-        d_model = x_BTD.shape[-1]
-        angles_BTP = angles(positions_BT, d_model, self.options.theta)
+        d_model, places_BT = x_BTD.shape[-1], positions_BT.to(wave_dtype(positions_BT.device))
+        angles_BTP = places_BT[..., None] * frequencies(self.options.theta, d_model, positions_BT.device)
         waves_BTD = torch.stack([angles_BTP.sin(), angles_BTP.cos()], dim=-1).flatten(-2)
         return x_BTD + waves_BTD[..., :d_model].to(x_BTD.dtype)
 
@@ -140,72 +145,83 @@ def alibi_slopes(n_heads: int) -> list[float]:
     return slopes + between[: n_heads - power]
 
 
-class Rotary(Positions, kind="rotary"):
-    """Rotary positions: each pair of channels of q and k is turned by an angle that grows with the position.
+class T5(Positions, kind="t5"):
+    """T5's relative positions: each head learns what to add to its scores at each distance, or bucket of distances.
 
-    Su et al. 2021, "RoFormer", eq. 15 (arXiv 2104.09864). Channel i is paired with channel i + width/2.
+    Raffel et al. 2020, section 2.1 (arXiv 1910.10683). Of n buckets n/2 hold one distance each; the others widen by
+    equal ratios up to `max_distance`, and the last holds all beyond. A stack that sees both ways has half of its
+    buckets for what comes after. One table serves all layers, so it belongs to the stack.
     """
 
-    theta: PositiveFloat = 10_000.0
-    """base of the wavelengths 2 pi theta^(2i/width)"""
-    share: float = Field(1.0, gt=0, le=1)
-    """share of a head's channels that is turned; the rest passes through"""
+    num_buckets: int = Field(32, ge=2)
+    """rows of the table"""
+    max_distance: PositiveInt = 128
+    """distance from which on all share the last bucket"""
 
-    def build(self, dims: Dims) -> RotaryPositions:
-        return RotaryPositions(self)
-
-
-@dataclass(frozen=True)
-class Angles:
-    """Cosine and sine of every position's angles, (B or 1) x 1 x T x P, float64 where the device has it."""
-
-    cos_B1TP: Tensor
-    sin_B1TP: Tensor
+    def build(self, dims: Dims) -> T5Positions:
+        return T5Positions(self, dims)
 
 
-class RotaryPositions(PositionScheme):
-    """q and k turned so that q.k depends on the distance of their positions only."""
+class T5Positions(PositionScheme):
+    """table.weight[bucket(j - i), h] is added to the score of query i and key j in head h, unscaled."""
 
-    def __init__(self, options: Rotary) -> None:
+    def __init__(self, options: T5, dims: Dims) -> None:
         super().__init__()
-        self.options = options
-
-    def prepare(self, positions_BT: Tensor, width: int) -> Angles:
-        turned = round(width * self.options.share)
-        if turned < 2 or turned % 2:
+        self.both_ways = not dims.causal
+        one_way = options.num_buckets // (2 if self.both_ways else 1)
+        if self.both_ways and (options.num_buckets % 2 or one_way < 2):
             raise WeftError(
-                f"rotary positions turn pairs of channels: share {self.options.share} of a head of width {width}"
-                f" is {turned} channels, which should be even and at least 2"
+                f"positions.num_buckets = {options.num_buckets}: half of the buckets are for what comes before, half"
+                " for what comes after, so it should be even and at least 4"
             )
-        angles_BTP = angles(positions_BT, turned, self.options.theta)
-        return Angles(angles_BTP.cos()[:, None], angles_BTP.sin()[:, None])
+        if options.max_distance <= one_way // 2:
+            raise WeftError(
+                f"positions.max_distance = {options.max_distance}: the distances below {one_way // 2} have a bucket"
+                " each, and it should be beyond them; or have fewer num_buckets"
+            )
+        if len(dims.heads) != 1:
+            found = " and ".join(map(str, sorted(dims.heads))) or "none"
+            raise WeftError(
+                "positions: t5 learns one bias a head for all layers that share it, which should have one number of"
+                f" heads (found: {found}); give them the same n_heads, or attention.positions of their own"
+            )
+        (n_heads,) = dims.heads
+        self.starts = bucket_starts(one_way, options.max_distance)
+        self.table = Embedding(options.num_buckets, n_heads, Normal(dims.init_std))
 
-    def rotate(self, q_BHTK: Tensor, k_BGTK: Tensor, prepared: Angles) -> tuple[Tensor, Tensor]:
-        return turn(q_BHTK, prepared), turn(k_BGTK, prepared)
+    def bias(self, sides: Sides, n_heads: int, dtype: torch.dtype) -> Tensor:
+        bucket_BTS = self.bucket(sides.q_index_BT[:, :, None] - sides.k_index_BS[:, None, :])
+        bias_BTSH: Tensor = self.table(bucket_BTS)
+        return bias_BTSH.permute(0, 3, 1, 2).to(torch.promote_types(dtype, torch.float32))
+
+    def bucket(self, distance: Tensor) -> Tensor:
+        """The row of the table for each distance i - j."""
+        starts_N = torch.tensor(self.starts, device=distance.device)
+        far = distance.abs() if self.both_ways else distance.clamp(min=0)
+        bucket = torch.bucketize(far, starts_N, right=True) - 1
+        return bucket + len(self.starts) * (distance < 0) if self.both_ways else bucket
 
 
-class RotaryAlibi(Rotary, kind="rotary-alibi"):
-    """Rotary positions, and beside them ALiBi's biases: heads that look near from the first step on learn sooner.
-
-    Su et al. 2021, eq. 15; Press et al. 2022, section 3.
-    """
-
-    def build(self, dims: Dims) -> RotaryAlibiPositions:
-        return RotaryAlibiPositions(self)
-
-
-class RotaryAlibiPositions(RotaryPositions, AlibiPositions):
-    """Queries and keys are turned, and -slope_H |i - j| is added to their scores."""
-
-
-def turn(x_BHTK: Tensor, angles: Angles) -> Tensor:
-    """Each pair (x1, x2) of channels as (x1 cos - x2 sin, x2 cos + x1 sin); channels beyond the angles unchanged."""
-    return fused.rotate(x_BHTK, angles.cos_B1TP.to(x_BHTK.dtype), angles.sin_B1TP.to(x_BHTK.dtype))
+def bucket_starts(count: int, reach: int) -> list[int]:
+    """Each bucket's smallest distance: 0, 1, ... up to h = count/2, then h (reach/h)^(k/(count - h)), rounded up."""
+    exact = count // 2
+    wide = count - exact
+    starts = list(range(exact))
+    for step in range(wide):
+        # in whole numbers, which are exact where a start is one: distance^wide >= least
+        least = reach**step * exact ** (wide - step)
+        distance = round(exact * (reach / exact) ** (step / wide))
+        starts.append(next(near for near in range(distance - 1, distance + 2) if near**wide >= least))
+    return starts
 
 
-def angles(positions_BT: Tensor, width: int, theta: float) -> Tensor:
-    """place / theta^(2i/width) for i = 0 ... (width - 1) // 2, (B or 1) x T x P, float64 where the device has it."""
-    # at position 100,000 a float32 angle is already off by 0.004
-    dtype = torch.float32 if positions_BT.device.type == "mps" else torch.float64
-    exponents_P = torch.arange(0, width, 2, dtype=dtype, device=positions_BT.device) / width
-    return positions_BT.to(dtype)[..., None] * theta**-exponents_P
+def wave_dtype(device: torch.device) -> torch.dtype:
+    """Of angles: float64 where the device has it. At position 100,000 a float32 angle is already off by 0.004."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def frequencies(theta: float | Tensor, width: int, device: torch.device) -> Tensor:
+    """theta^(-2i/width) for i = 0 ... (width - 1) // 2, in radians a place: P, or ... x P for several bases."""
+    exponents_P = torch.arange(0, width, 2, dtype=wave_dtype(device), device=device) / width
+    powers_P: Tensor = (theta[..., None] if isinstance(theta, Tensor) else theta) ** -exponents_P
+    return powers_P
