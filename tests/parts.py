@@ -48,6 +48,20 @@ EXAMPLES: dict[tuple[str, str], tuple[Any, ...]] = {
     ("TransformerConfig", "decoder"): ({"n_layers": 3},),
     ("Classifier", "labels"): ([*"abcdefgh"],),
     ("_Wide", "width"): (23,),  # of few ReLUs all may be dead
+    ("DotProduct", "bias"): (["query", "output"], True),
+    ("Window", "size"): (3, 2),  # less than the texts that are tried are long, and more than one
+    ("Dilated", "size"): (2, 3),
+    ("Dilated", "dilation"): (3,),
+    ("InBlocks", "size"): (3, 2),
+    ("Strided", "stride"): (2, 3),
+    ("AnyOf", "of"): (
+        [{"kind": "window", "size": 2}, {"kind": "global", "tokens": 1}],
+        [{"kind": "block", "size": 2}, {"kind": "strided", "stride": 3}],
+    ),
+    ("AllOf", "of"): (
+        [{"kind": "window", "size": 4}, {"kind": "strided", "stride": 2}],
+        [{"kind": "window", "size": 3}, {"any": [{"kind": "block", "size": 2}, "global"]}],
+    ),
 }
 """Values for options whose type says too little: (class that has it, option) -> values."""
 
@@ -55,8 +69,12 @@ CROSS = "cross_attention"
 """A slot that is never `none` here: every layer that reads a source would be without, which is refused. What stands
 below it is tried where it comes from unless given: below `attention`."""
 
-SEVERAL = {("DotProduct", "n_kv_heads")}
-"""Options with two levels beside the default's: (class, option)."""
+TRIED = {
+    ("DotProduct", "n_kv_heads"): 2,
+    **dict.fromkeys((("Window", "size"), ("Dilated", "size"), ("Dilated", "dilation"), ("InBlocks", "size")), 0),
+    **dict.fromkeys((("Strided", "stride"), ("Global", "tokens"), ("AnyOf", "of"), ("AllOf", "of")), 0),
+}
+"""How many levels beside the default's an option has, if not one; sizes of masks are tried in test_masks.py."""
 
 Case = dict[str, str]
 Pair = tuple[tuple[str, str], tuple[str, str]]
@@ -146,7 +164,7 @@ def levels_of(base: type[Part], *, variants: bool = True) -> list[dict[str, Any]
         for name in options_of(part) if variants else []:
             if slot_of(part.model_fields[name].annotation) is None:
                 values = [value for value in values_of(part, name) if value != plain.get(name)]
-                levels += [{**plain, name: value} for value in values[: 2 if (part.__name__, name) in SEVERAL else 1]]
+                levels += [{**plain, name: value} for value in values[: TRIED.get((part.__name__, name), 1)]]
     return levels
 
 

@@ -4,7 +4,7 @@ Every function works on one sequence (a list of T vectors) and follows the formu
 no batch, no cache, no padding and no kernel. Numbers may be complex, so that `calculus.slope` differentiates exactly.
 """
 
-from reference.attention import MASKS, SCORES, attention, cross_attention
+from reference.attention import GATES, MASKS, SCORES, attention, cross_attention
 from reference.calculus import slope
 from reference.feedforward import FEEDFORWARDS
 from reference.model import BLOCKS, classes, logits, loss, vectors
@@ -17,6 +17,7 @@ REFERENCES = {
     "positions": POSITIONS,
     "score": SCORES,
     "mask": MASKS,
+    "gate": GATES,
     "attention": {"dot-product": attention, "none": None},
     "block": BLOCKS,
     "embedding": {"tokens": vectors},
@@ -27,6 +28,7 @@ REFERENCES = {
 
 __all__ = [
     "FEEDFORWARDS",
+    "GATES",
     "MASKS",
     "NORMS",
     "POSITIONS",

@@ -7,6 +7,7 @@ from weft.nn.cache import Cache, FullEntry
 from weft.nn.context import Across, Context, Inputs, Memory
 from weft.nn.embeddings import Embeddings, TokenEmbedding, Tokens
 from weft.nn.feedforward import FeedForward, Gelu, NoFeedForward, Relu, Relu2, SwiGlu
+from weft.nn.gates import Gate, NoGate
 from weft.nn.heads import Classifier, ClassifierHead, Head, LanguageModelHead, Lm
 from weft.nn.initialization import Constant, Initialization, Normal
 from weft.nn.kernels import KERNELS, Call, Kernel, attend
@@ -14,23 +15,20 @@ from weft.nn.linear import Embedding, Linear
 from weft.nn.masks import (
     Both,
     Causal,
-    Coverage,
     Either,
     Everything,
     Mask,
-    MaskPart,
     Near,
-    NoMask,
     SameDocument,
-    Sides,
     Valid,
-    Window,
 )
 from weft.nn.module import Cost, Dims, Module, Term, Terms, listen, materialize, tap_paths
 from weft.nn.norms import Layer, NoNorm, Norm, Rms
+from weft.nn.patterns import MaskPart, NoMask, Window
 from weft.nn.positions import Alibi, Learned, NoPositions, Positions, PositionScheme, Rotary, RotaryAlibi, Sinusoidal
 from weft.nn.ring import RingEntry
 from weft.nn.scores import Score, Softmax, Weighting
+from weft.nn.sides import Coverage, Sides
 
 __all__ = [
     "IGNORE",
@@ -60,6 +58,7 @@ __all__ = [
     "Everything",
     "FeedForward",
     "FullEntry",
+    "Gate",
     "Gelu",
     "Head",
     "Initialization",
@@ -77,6 +76,7 @@ __all__ = [
     "Near",
     "NoAttention",
     "NoFeedForward",
+    "NoGate",
     "NoMask",
     "NoNorm",
     "NoPositions",

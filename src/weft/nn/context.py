@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from weft.nn.cache import Cache, Placement
-from weft.nn.masks import Mask, Sides
+from weft.nn.masks import Everything, Mask
 from weft.nn.module import Terms
+from weft.nn.sides import Sides
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Inputs:
     """Number of the document that each token belongs to, where several are packed into a row."""
     valid_BT: Tensor | None = None
     """False where there is only padding."""
+    prefix_BT: Tensor | None = None
+    """True for the tokens that, under a `prefix` mask, see each other before and after: each document's first ones."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -74,6 +77,8 @@ class Context:
     cache: Cache | None = None
     placement: Placement | None = None
     depth: int = 0
+    apart: Mask = field(default_factory=Everything)
+    """Of the mask, what keeps documents and padding apart: for an attention whose own mask says what order is read."""
 
     def at(self, depth: int) -> Context:
         """The same, for the block at `depth`."""

@@ -17,8 +17,8 @@ from weft.errors import WeftError
 from weft.nn import fused
 from weft.nn.initialization import Normal
 from weft.nn.linear import Embedding
-from weft.nn.masks import Sides
 from weft.nn.module import Dims, Module
+from weft.nn.sides import Sides
 
 
 class Positions(Part, slot="positions", default="none"):
