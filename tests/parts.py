@@ -48,6 +48,7 @@ EXAMPLES: dict[tuple[str, str], tuple[Any, ...]] = {
     ("TransformerConfig", "decoder"): ({"n_layers": 3},),
     ("Classifier", "labels"): ([*"abcdefgh"],),
     ("_Wide", "width"): (23,),  # of few ReLUs all may be dead
+    ("Softmax", "cap"): (4.0, 2.0),  # so low that it matters, so high that tanh still rises
     ("DotProduct", "bias"): (["query", "output"], True),
     ("Window", "size"): (3, 2),  # less than the texts that are tried are long, and more than one
     ("Dilated", "size"): (2, 3),

@@ -54,17 +54,19 @@ def flex_attention(
     sides: Sides,
 ) -> Tensor:
     """softmax(cap tanh(scale q k^T / cap) + bias) v where the mask allows, B x H x T x L; 0 where nothing is seen."""
+    # as a tensor: a number would be compiled in, or asked for in the middle of the kernel
+    limit = None if cap is None else torch.tensor(cap, device=q_BHTK.device)
 
     def score(s: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        if cap is not None:
-            s = cap * torch.tanh(s / cap)
+        if limit is not None:
+            s = limit * torch.tanh(s / limit)
         return s if bias_BHTS is None else s + bias_BHTS[_row(bias_BHTS, b), h, i, j].to(s.dtype)
 
     out_BHTL: Tensor = _compiled()(
         q_BHTK,
         k_BGSK,
         v_BGSL,
-        score_mod=None if cap is None and bias_BHTS is None else score,
+        score_mod=None if limit is None and bias_BHTS is None else score,
         block_mask=_block_mask(mask, sides),
         scale=scale,
         enable_gqa=q_BHTK.shape[1] != k_BGSK.shape[1],
