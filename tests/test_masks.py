@@ -191,29 +191,6 @@ def test_what_has_no_reach_needs_a_full_cache() -> None:
     assert pattern({"all": [strided, block, window]}).reach == 5
 
 
-def test_longformer_is_its_mask() -> None:
-    """Transformers' Longformer attention, its global projections set equal to the local ones."""
-    from transformers import LongformerConfig
-    from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
-
-    theirs = LongformerSelfAttention(
-        LongformerConfig(hidden_size=8, num_attention_heads=2, attention_window=[4], num_hidden_layers=1), 0
-    )
-    theirs = theirs.double().eval()
-    for name in ("query", "key", "value"):
-        getattr(theirs, f"{name}_global").load_state_dict(getattr(theirs, name).state_dict())
-    x_BTD = normal(0, 2, 16, 8)
-    first = (torch.arange(16) < 1).expand(2, 16)
-    expected = theirs(x_BTD, attention_mask=torch.where(first, 10000.0, 0.0).double(),
-                      is_index_masked=torch.zeros(2, 16, dtype=torch.bool), is_index_global_attn=first,
-                      is_global_attn=True)[0]  # fmt: skip
-    q, k, v = (getattr(theirs, name)(x_BTD).unflatten(-1, (2, 4)).transpose(1, 2) for name in ("query", "key", "value"))
-    places = torch.arange(16)[None]
-    mask = pattern({"any": [{"kind": "window", "size": 3}, "global"]}).build(DIMS, Everything())
-    mine = attend(Call(q, k, v, mask, Sides(places, places), SoftmaxWeighting(0.5)), "reference")
-    close(mine.transpose(1, 2).flatten(2).detach(), expected.detach(), 1e-6)  # theirs fills in float32's lowest numbers
-
-
 # --- prefixes ---
 
 
