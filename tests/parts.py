@@ -57,6 +57,21 @@ EXAMPLES: dict[tuple[str, str], tuple[Any, ...]] = {
     ("Stretched", "factor"): (2.0, 4.0),
     ("DynamicScaling", "original_length"): (4,),
     ("Stretched", "original_length"): (1000, 100),  # so long that some pairs make turns within it, and some do not
+    ("Softmax", "cap"): (4.0, 2.0),  # so low that it matters, so high that tanh still rises
+    ("DotProduct", "bias"): (["query", "output"], True),
+    ("Window", "size"): (3, 2),  # less than the texts that are tried are long, and more than one
+    ("Dilated", "size"): (2, 3),
+    ("Dilated", "dilation"): (3,),
+    ("InBlocks", "size"): (3, 2),
+    ("Strided", "stride"): (2, 3),
+    ("AnyOf", "of"): (
+        [{"kind": "window", "size": 2}, {"kind": "global", "tokens": 1}],
+        [{"kind": "block", "size": 2}, {"kind": "strided", "stride": 3}],
+    ),
+    ("AllOf", "of"): (
+        [{"kind": "window", "size": 4}, {"kind": "strided", "stride": 2}],
+        [{"kind": "window", "size": 3}, {"any": [{"kind": "block", "size": 2}, "global"]}],
+    ),
 }
 """Values for options whose type says too little: (class that has it, option) -> values."""
 
@@ -72,6 +87,8 @@ TRIED = {
     ("Learned", "offset"): 0,
     ("T5", "num_buckets"): 0,
     ("T5", "max_distance"): 0,
+    **dict.fromkeys((("Window", "size"), ("Dilated", "size"), ("Dilated", "dilation"), ("InBlocks", "size")), 0),
+    **dict.fromkeys((("Strided", "stride"), ("Global", "tokens"), ("AnyOf", "of"), ("AllOf", "of")), 0),
 }
 """How many levels beside the default's an option has in pairs, if not one. None where it changes a figure in a
 formula, and whatever goes with the default goes with it (of a slot, its kinds are tried): those are in test_reference,

@@ -142,7 +142,8 @@ def causal(model: Transformer) -> None:
         changed_BT[:, place] = (x_BT[:, place] + 1) % 11
         after = logits(model, changed_BT)
         close(after[:, :place], before[:, :place], 1e-12)
-        assert (after[:, place] - before[:, place]).abs().max() > 1e-8, f"token {place} is not seen at {place}"
+        moved = (after[:, place] - before[:, place]).abs().max() / before.abs().max()
+        assert moved > 1e-9, f"token {place} is not seen at {place}"
 
 
 @holds
@@ -317,7 +318,14 @@ def executions(model: Transformer, only: object = None) -> Iterator[Transformer]
         if name == "cache":  # of generation, which other properties look at
             continue
         for value in [value for value in parts.values_of(section, name) if only in (None, value)]:
-            other = build(parts.changed(model.config, section, name, value)).double().eval()
+            if value == "flex":  # is compiled for every shape: test_flex.py
+                continue
+            try:
+                other = build(parts.changed(model.config, section, name, value)).double().eval()
+            except WeftError as error:
+                if str(error).startswith(f"{section.slot}.{name}: {value}: "):
+                    continue  # a kernel that lacks what the score needs
+                raise
             other.load_state_dict(model.state_dict())
             yield other
 

@@ -101,6 +101,7 @@ CHECKS: dict[str, Any] = {
     "pattern": _one(lambda document, value: not isinstance(document, str) or re.search(value, document)),
     "minLength": _one(lambda document, value: not isinstance(document, str) or len(document) >= value),
     "maxLength": _one(lambda document, value: not isinstance(document, str) or len(document) <= value),
+    "minItems": _one(lambda document, value: not isinstance(document, list) or len(document) >= value),
     "minimum": _number(lambda document, value: document >= value),
     "maximum": _number(lambda document, value: document <= value),
     "exclusiveMinimum": _number(lambda document, value: document > value),

@@ -70,7 +70,7 @@ def blocked(mask: Mask, sides: Sides, block: int) -> Callable[..., Tensor]:
     """The blocked one, in blocks of that size."""
 
     def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-        return blocked_attention(q, k, v, bias, SCALE, Plan(mask, sides, block))
+        return blocked_attention(q, k, v, bias, None, SCALE, Plan(mask, sides, block))
 
     return attention
 

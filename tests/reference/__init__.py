@@ -4,7 +4,7 @@ Every function works on one sequence (a list of T vectors) and follows the formu
 no batch, no cache, no padding and no kernel. Numbers may be complex, so that `calculus.slope` differentiates exactly.
 """
 
-from reference.attention import MASKS, SCORES, attention, cross_attention
+from reference.attention import GATES, MASKS, SCORES, attention, cross_attention
 from reference.calculus import slope
 from reference.feedforward import FEEDFORWARDS
 from reference.heads import HEADS, answer
@@ -19,6 +19,7 @@ REFERENCES = {
     "scaling": SCALINGS,
     "score": SCORES,
     "mask": MASKS,
+    "gate": GATES,
     "attention": {"dot-product": attention, "none": None},
     "block": BLOCKS,
     "stochastic_depth": STOCHASTIC_DEPTH,
@@ -30,6 +31,7 @@ REFERENCES = {
 
 __all__ = [
     "FEEDFORWARDS",
+    "GATES",
     "HEADS",
     "MASKS",
     "NORMS",

@@ -97,6 +97,11 @@ class Part(Section):
         return raw
 
     @classmethod
+    def is_choice(cls, raw: Mapping[str, Any]) -> bool:
+        """Whether a mapping chooses a part by itself, rather than changing options of the one that is there."""
+        return "kind" in raw
+
+    @classmethod
     def short_schema(cls) -> dict[str, Any]:
         """JSON Schema of the short form."""
         return {"enum": sorted(cls.kinds)}

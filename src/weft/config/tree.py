@@ -78,7 +78,7 @@ def merge(place: Place, old: Any, new: Any) -> Any:
     """`new` over `old`: a string or a mapping with `kind` replaces, a mapping merges, lists replace, null clears."""
     if not isinstance(new, Mapping) or not isinstance(old, Mapping):
         return expand(place, new)
-    if place.is_slot and "kind" in new:
+    if place.section is not None and issubclass(place.section, Part) and place.section.is_choice(new):
         return expand(place, new)
     result = dict(old)
     for key, value in new.items():

@@ -17,9 +17,10 @@ from weft.nn.block import Block
 from weft.nn.cache import SLACK, Cache, MemoryEntry, index_of
 from weft.nn.context import Across, Context, Inputs, Memory
 from weft.nn.embeddings import TokenEmbedding
-from weft.nn.masks import Causal, Everything, Mask, SameDocument, Sides, Valid
+from weft.nn.masks import Causal, Everything, Mask, SameDocument, Valid
 from weft.nn.module import Dims, Module, Terms, add_terms
 from weft.nn.positions import PositionScheme
+from weft.nn.sides import Sides
 
 
 @dataclass
@@ -106,7 +107,8 @@ class Stack(Module):
 
     def _context(self, inputs: Inputs, memory: Memory | None, cache: Cache | None) -> tuple[Context, Tensor]:
         """Masks, positions and places of this batch, for all blocks."""
-        mask: Mask = Causal() if self.causal else Everything()
+        order: Mask = Causal() if self.causal else Everything()
+        apart: Mask = Everything()
         valid_BT, documents_BT, device = inputs.valid_BT, inputs.documents_BT, inputs.device
         tokens = inputs.shape[1]
         placement = None
@@ -115,20 +117,23 @@ class Stack(Module):
                 raise WeftError("documents packed into a row cannot be continued from a cache; give each its own row")
             self._check_length(max(cache.lengths) + tokens)
             self.check_cached(max(cache.lengths) + tokens)
+            _check_prefix(inputs, cache)
             placement = cache.place(inputs.shape, valid_BT, device)
             cache.keep_tokens(inputs.tokens_BT, placement)
             index_BT, k_valid = placement.slot_BT, cache.valid(device)
             keys_BS = torch.arange(placement.end, device=device)[None]
             # the first tokens of rows of one length are alone in the cache, as if there were none
-            sides = Sides(index_BT, keys_BS, k_valid, aligned=placement.start == 0)
+            prefixes = inputs.prefix_BT, None if inputs.prefix_BT is None else placement.by_slot(inputs.prefix_BT)
+            sides = Sides(index_BT, keys_BS, k_valid, None, None, placement.start == 0, *prefixes)
         else:
             aligned = valid_BT is None
             index_BT = torch.arange(tokens, device=device)[None] if valid_BT is None else index_of(valid_BT)
-            sides = Sides(index_BT, index_BT, valid_BT, documents_BT, documents_BT, aligned)
+            both = documents_BT, documents_BT, aligned, inputs.prefix_BT, inputs.prefix_BT
+            sides = Sides(index_BT, index_BT, valid_BT, *both)
         if documents_BT is not None:
-            mask = mask & SameDocument()
+            apart = apart & SameDocument()
         if sides.k_valid_BS is not None:
-            mask = mask & Valid()
+            apart = apart & Valid()
         positions_BT = index_BT if inputs.positions_BT is None else inputs.positions_BT
         if inputs.positions_BT is None and cache is None:
             self._check_length(tokens)
@@ -138,7 +143,8 @@ class Stack(Module):
                 scheme = attention.scheme or self.positions
                 prepared[attention.prepared_key] = scheme.prepare(positions_BT, attention.width, documents_BT)
         across = _across(inputs, memory, cache)
-        return Context(mask, sides, self.positions, prepared, across, memory, cache, placement), positions_BT
+        context = Context(order & apart, sides, self.positions, prepared, across, memory, cache, placement, apart=apart)
+        return context, positions_BT
 
     def _check_length(self, length: int) -> None:
         limit = self.limit()
@@ -146,6 +152,14 @@ class Stack(Module):
             raise WeftError(
                 f"{length} tokens are more than these positions can number: they end at {limit} (max_length)"
             )
+
+
+def _check_prefix(inputs: Inputs, cache: Cache) -> None:
+    """Refuse a prefix that goes on: what its first tokens made of it is kept already."""
+    if inputs.prefix_BT is not None:
+        begun_B = torch.tensor(cache.lengths, device=inputs.device) > 0
+        if bool((inputs.prefix_BT & begun_B[:, None]).any()):
+            raise WeftError("a prefix is read at once, with a text's first tokens; the cache holds some of this text")
 
 
 def _across(inputs: Inputs, memory: Memory | None, cache: Cache | None) -> Across | None:

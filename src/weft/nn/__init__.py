@@ -7,6 +7,7 @@ from weft.nn.cache import Cache, FullEntry
 from weft.nn.context import Across, Context, Inputs, Memory
 from weft.nn.embeddings import Bigrams, Embeddings, Factorized, TokenEmbedding, Tokens
 from weft.nn.feedforward import Bilinear, FeedForward, GeGlu, Gelu, NoFeedForward, ReGlu, Relu, Relu2, Silu, SwiGlu
+from weft.nn.gates import Gate, NoGate
 from weft.nn.heads import Head, HeadModule, Labelled, LanguageModelHead, Lm, MaskedLm
 from weft.nn.initialization import Constant, Initialization, Normal
 from weft.nn.kernels import KERNELS, Call, Kernel, attend
@@ -14,25 +15,22 @@ from weft.nn.linear import Embedding, Linear
 from weft.nn.masks import (
     Both,
     Causal,
-    Coverage,
     Either,
     Everything,
     Mask,
-    MaskPart,
     Near,
-    NoMask,
     SameDocument,
-    Sides,
     Valid,
-    Window,
 )
 from weft.nn.module import Cost, Dims, Module, Term, Terms, listen, materialize, tap_paths
 from weft.nn.norms import Layer, NoNorm, Norm, Rms
+from weft.nn.patterns import MaskPart, NoMask, Window
 from weft.nn.positions import T5, Alibi, Learned, NoPositions, Positions, PositionScheme, Sinusoidal
 from weft.nn.ring import RingEntry
 from weft.nn.rotary import Rotary, RotaryAlibi
 from weft.nn.scaling import RotaryScaling
 from weft.nn.scores import Score, Softmax, Weighting
+from weft.nn.sides import Coverage, Sides
 from weft.nn.stochastic_depth import LinearDecay, NoStochasticDepth, StochasticDepth, Uniform
 from weft.nn.text_heads import Classifier, ClassifierHead, MultipleChoice, TextEmbedding
 from weft.nn.token_heads import Span, TokenClassifier
@@ -69,6 +67,7 @@ __all__ = [
     "Factorized",
     "FeedForward",
     "FullEntry",
+    "Gate",
     "GeGlu",
     "Gelu",
     "Head",
@@ -92,6 +91,7 @@ __all__ = [
     "Near",
     "NoAttention",
     "NoFeedForward",
+    "NoGate",
     "NoMask",
     "NoNorm",
     "NoPositions",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 from torch import Tensor, nn
@@ -18,15 +18,21 @@ from weft.config import EXECUTION, Part, Slot
 from weft.errors import WeftError
 from weft.nn.cache import SLACK, FullEntry
 from weft.nn.context import Context
+from weft.nn.gates import Gate, NoGate
 from weft.nn.initialization import Normal
-from weft.nn.kernels import Call, attend
+from weft.nn.kernels import Call, attend, check
 from weft.nn.linear import Linear
-from weft.nn.masks import Mask, MaskPart, NoMask, Sides
+from weft.nn.masks import Causal, Everything, Mask
 from weft.nn.module import Cost, Dims, Module
 from weft.nn.norms import NoNorm, Norm
+from weft.nn.patterns import MaskPart, NoMask
 from weft.nn.positions import NoPositions, Positions, PositionScheme
 from weft.nn.ring import RingEntry
 from weft.nn.scores import Score, Softmax
+from weft.nn.sides import Sides
+
+Matrix = Literal["query", "key", "value", "output"]
+"""The matrices of an attention."""
 
 
 class Attention(Part, slot="attention", default="dot-product"):
@@ -67,8 +73,8 @@ class DotProduct(Attention, kind="dot-product"):
     """number of key/value heads; n_heads unless given"""
     head_width: PositiveInt | None = None
     """channels of a head; d_model / n_heads unless given"""
-    bias: bool = False
-    """learn a shift in every matrix"""
+    bias: bool | tuple[Matrix, ...] = False
+    """learn a shift in every matrix, or in those named: query, key, value, output"""
     dropout: float | None = Field(None, ge=0, lt=1)
     """share of the weights that is dropped in training; the model's dropout unless given"""
     qk_norm: Slot[Norm] = NoNorm()
@@ -76,13 +82,26 @@ class DotProduct(Attention, kind="dot-product"):
     score: Slot[Score] = Softmax()
     """from products to weights"""
     mask: Slot[MaskPart] = NoMask()
-    """what is hidden beyond causality, documents and padding"""
+    """what is seen of what causality, documents and padding leave"""
+    gate: Slot[Gate] = NoGate()
+    """what the heads' mixtures are multiplied with"""
     positions: Slot[Positions] | None = None
     """the stack's unless given"""
-    kernel: Annotated[Literal["auto", "blocked", "sdpa", "reference"], EXECUTION] = "auto"
+    kernel: Annotated[Literal["auto", "blocked", "sdpa", "flex", "reference"], EXECUTION] = "auto"
     """how it is computed"""
     cache: Annotated[Literal["auto", "full", "window"], EXECUTION] = "auto"
     """what generation keeps: all keys and values, or the last ones that a window sees; auto: what the mask needs"""
+
+    @field_validator("bias", mode="before")
+    @classmethod
+    def _shortest(cls, bias: Any) -> bool | tuple[Matrix, ...]:
+        """All matrices as `true`, none as `false`, several in the order in which they are used."""
+        if isinstance(bias, bool):
+            return bias
+        names = get_args(Matrix)
+        if not isinstance(bias, list | tuple) or any(name not in names for name in bias):
+            raise ValueError(f"should be true, false, or a list of some of {', '.join(names)}")
+        return len(set(bias)) == len(names) or tuple(name for name in names if name in bias) or False
 
     @field_validator("cache")
     @classmethod
@@ -111,8 +130,13 @@ class DotProduct(Attention, kind="dot-product"):
         if self.n_kv_heads is None:
             said.append(f"n_kv_heads not given: n_heads = {groups} (multi-head)")
         if self.cache == "auto" and self.mask.reach is not None and dims.causal:
-            said.append(f"cache not given: the window's {self.mask.reach} keys, and {SLACK} that may be taken back")
+            reach = f"the {self.mask.kind}'s {self.mask.reach} keys"
+            said.append(f"cache not given: {reach}, and {SLACK} that may be taken back")
         return said
+
+    def shifts(self, name: Matrix) -> bool:
+        """Whether that matrix has a bias."""
+        return self.bias if isinstance(self.bias, bool) else name in self.bias
 
     def build(self, dims: Dims, positions: Positions) -> DotProductAttention:
         return DotProductAttention(self, dims, self.positions or positions)
@@ -142,8 +166,9 @@ class DotProductAttention(Module):
         self.n_heads = options.n_heads
         self.n_kv_heads, self.width = options.widths(dims)
         self.dropout = dims.dropout if options.dropout is None else options.dropout
-        self.weighting = options.score.build(self.width)
-        self.mask = options.mask.build(dims)
+        self.weighting = options.score.build(self.width, self.n_heads)
+        check(options.kernel, self.weighting)
+        self.mask = options.mask.build(dims, Causal() if dims.causal else Everything())
         self.positions = positions
         # layers with positions of their own hold the scheme; the others use the stack's
         own = options.positions
@@ -153,11 +178,12 @@ class DotProductAttention(Module):
                 f"attention.positions: {own.kind} positions enter where a stack begins, not in a layer;"
                 " give them to the stack"
             )
-        start = Normal(dims.init_std)
-        self.query = Linear(dims.d_model, self.n_heads * self.width, start, bias=options.bias)
-        self.key = Linear(dims.d_model, self.n_kv_heads * self.width, start, bias=options.bias)
-        self.value = Linear(dims.d_model, self.n_kv_heads * self.width, start, bias=options.bias)
-        self.output = Linear(self.n_heads * self.width, dims.d_model, Normal(dims.narrow_std), bias=options.bias)
+        asked, kept, start = self.n_heads * self.width, self.n_kv_heads * self.width, Normal(dims.init_std)
+        self.query = Linear(dims.d_model, asked, start, bias=options.shifts("query"))
+        self.key = Linear(dims.d_model, kept, start, bias=options.shifts("key"))
+        self.value = Linear(dims.d_model, kept, start, bias=options.shifts("value"))
+        self.output = Linear(asked, dims.d_model, Normal(dims.narrow_std), bias=options.shifts("output"))
+        self.output_gate = options.gate.build(dims, self.n_heads, self.width)
         head = replace(dims, d_model=self.width)
         self.query_norm, self.key_norm = options.qk_norm.build(head), options.qk_norm.build(head)
         self.kept = dims.causal
@@ -179,15 +205,21 @@ class DotProductAttention(Module):
             assert entry is not None, "a layer with attention has a cache entry"
             k_BGSK, v_BGSK, sides = entry.append(k_BGSK, v_BGSK, context.placement, sides)
         bias_BHTS = scheme.bias(sides, self.n_heads, q_BHTK.dtype)
-        return self.mix(q_BHTK, k_BGSK, v_BGSK, self.mask & context.mask, sides, bias_BHTS)
+        mixed_BHTK = self.mix(q_BHTK, k_BGSK, v_BGSK, self.mask & context.apart, sides, bias_BHTS)
+        return self.handed_on(x_BTD, mixed_BHTK)
 
     def mix(
         self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask, sides: Sides, bias_BHTS: Tensor | None = None
     ) -> Tensor:
-        """Each query's mixture of the values that the mask lets it see, its heads side by side again: B x T x D."""
+        """Each query's mixture of the values that the mask lets it see, B x H x T x K."""
         call = Call(q_BHTK, k_BGSK, v_BGSK, mask, sides, self.weighting, bias_BHTS,
                     self.dropout if self.training else 0.0, self.tap if self.heard("weights") else None)  # fmt: skip
-        mixed_BHTK = self.tap("mixed", attend(call, self.options.kernel))
+        return self.tap("mixed", attend(call, self.options.kernel))
+
+    def handed_on(self, x_BTD: Tensor, mixed_BHTK: Tensor) -> Tensor:
+        """The heads' mixtures as far as the gate lets them pass, side by side again and put out: B x T x D."""
+        if self.output_gate is not None:
+            mixed_BHTK = self.output_gate(x_BTD, mixed_BHTK)
         return self.output(mixed_BHTK.transpose(1, 2).flatten(2))
 
     def _split(self, x_BTN: Tensor, heads: int, norm: nn.Module | None = None) -> Tensor:
@@ -226,7 +258,7 @@ class CrossAttention(DotProductAttention):
         assert context.across is not None, "a block that reads a source has one"
         q_BHTK = self.tap("queries", self._split(self.query(x_BTD), self.n_heads, self.query_norm))
         k_BGSK, v_BGSK = self._remembered(context)
-        return self.mix(q_BHTK, k_BGSK, v_BGSK, context.across.mask, context.across.sides)
+        return self.handed_on(x_BTD, self.mix(q_BHTK, k_BGSK, v_BGSK, context.across.mask, context.across.sides))
 
     def _remembered(self, context: Context) -> tuple[Tensor, Tensor]:
         """The source's keys and values: computed where it is given, else from the cache."""

@@ -12,7 +12,10 @@ paper's algorithm 4, with L alone as in Dao 2023, arXiv 2307.08691). With D = su
 
     P = exp(S - L)     dS = P * (do v^T - D)     dv += P^T do     dq += dS k     dk += dS^T q
 
-q is scaled already. Axes: I queries of a block, J keys of a run, N = I x the query heads that share a key head.
+A score may be capped, S = c tanh(q k^T / c) + bias, and then dS (1 - tanh^2) goes to q and k. A sink is a score that m
+and l begin with, so that its exp is in the sum. q is scaled already.
+
+Axes: I queries of a block, J keys of a run, N = I x the query heads that share a key head.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 
-from weft.nn.masks import Flags, Mask, Sides
+from weft.nn.masks import Mask
+from weft.nn.sides import Flags, Sides
 
 BLOCK = 128
 """Queries, and keys, that the mask decides about together."""
@@ -63,6 +67,8 @@ class Plan:
     mask: Mask
     sides: Sides
     block: int = BLOCK
+    cap: float | None = None
+    """soft limit of q.k, before the bias: S = cap tanh(q.k / cap) + bias"""
 
     def tiles(self, rows: int, heads: int) -> list[Tile]:
         """All blocks of queries that see something, row by row: a row's keys and values stay in the cache."""
@@ -96,9 +102,13 @@ class Plan:
     def _tokens(self, blocks: npt.NDArray[np.intp], count: int) -> slice:
         return slice(int(blocks[0]) * self.block, min((int(blocks[-1]) + 1) * self.block, count))
 
-    def scores(self, q_BGNK: Tensor, k_BGSK: Tensor, bias_BHTS: Tensor | None, tile: Tile, run: Run) -> Tensor:
-        """S of a tile and a run, B x G x N x J, in float32 or wider."""
+    def scores(self, q_BGNK: Tensor, k_BGSK: Tensor, tile: Tile, run: Run) -> Tensor:
+        """q k^T of a tile and a run, capped, B x G x N x J, in float32 or wider."""
         s_BGNJ = (q_BGNK @ k_BGSK[tile.rows, :, run.keys].mT).to(wide(q_BGNK.dtype))
+        return s_BGNJ if self.cap is None else s_BGNJ.div_(self.cap).tanh_().mul_(self.cap)
+
+    def hide_(self, s_BGNJ: Tensor, bias_BHTS: Tensor | None, tile: Tile, run: Run) -> Tensor:
+        """S, with the bias and the mask put into `s_BGNJ`."""
         s_BHIJ = s_BGNJ.view(len(s_BGNJ), -1, _length(tile.queries), _length(run.keys))
         if bias_BHTS is not None:
             s_BHIJ += bias_BHTS[_rows(bias_BHTS, tile), :, tile.queries, run.keys]
@@ -116,10 +126,20 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def blocked_attention(
-    q_BHTK: Tensor, k_BGSK: Tensor, v_BGSL: Tensor, bias_BHTS: Tensor | None, scale: float, plan: Plan
+    q_BHTK: Tensor,
+    k_BGSK: Tensor,
+    v_BGSL: Tensor,
+    bias_BHTS: Tensor | None,
+    sinks_H: Tensor | None,
+    scale: float,
+    plan: Plan,
 ) -> Tensor:
-    """softmax(scale q k^T + bias) v where the plan's mask allows, B x H x T x L; 0 for a query that sees nothing."""
-    out_BHTL: Tensor = _Blocked.apply(q_BHTK, k_BGSK, v_BGSL, bias_BHTS, scale, plan)  # type: ignore[no-untyped-call]
+    """softmax(scale q k^T + bias) v where the plan's mask allows, B x H x T x L; 0 for a query that sees nothing.
+
+    A head's sink is one more score in the softmax's sum, whose weight goes nowhere.
+    """
+    inputs = q_BHTK, k_BGSK, v_BGSL, bias_BHTS, sinks_H
+    out_BHTL: Tensor = _Blocked.apply(*inputs, scale, plan)  # type: ignore[no-untyped-call]
     return out_BHTL
 
 
@@ -128,7 +148,14 @@ class _Blocked(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSL: Tensor, bias_BHTS: Tensor | None, scale: float, plan: Plan
+        ctx: Any,
+        q_BHTK: Tensor,
+        k_BGSK: Tensor,
+        v_BGSL: Tensor,
+        bias_BHTS: Tensor | None,
+        sinks_H: Tensor | None,
+        scale: float,
+        plan: Plan,
     ) -> Tensor:
         (rows, heads, queries, _), (groups, _, values) = q_BHTK.shape, v_BGSL.shape[1:]
         # laid out as B x T x H x L: next, the heads are read side by side
@@ -136,11 +163,10 @@ class _Blocked(torch.autograd.Function):
         lse_BHT = q_BHTK.new_zeros(rows, heads, queries, 1, dtype=wide(q_BHTK.dtype))
         for tile in plan.tiles(rows, heads):
             q_BGNK = _cut(q_BHTK, tile, groups) * scale
-            # the lowest number, not -inf: where nothing is seen, -inf - (-inf) would be no number
-            m_BGN = lse_BHT.new_full((*q_BGNK.shape[:3], 1), torch.finfo(lse_BHT.dtype).min)
-            l_BGN, o_BGNL = torch.zeros_like(m_BGN), lse_BHT.new_zeros(*q_BGNK.shape[:3], values)
+            m_BGN, l_BGN = _start(lse_BHT, sinks_H, tile, groups)
+            o_BGNL = lse_BHT.new_zeros(*q_BGNK.shape[:3], values)
             for run in tile.runs:
-                p_BGNJ = plan.scores(q_BGNK, k_BGSK, bias_BHTS, tile, run)
+                p_BGNJ = plan.hide_(plan.scores(q_BGNK, k_BGSK, tile, run), bias_BHTS, tile, run)
                 before_BGN, m_BGN = m_BGN, torch.maximum(m_BGN, p_BGNJ.amax(-1, keepdim=True))
                 p_BGNJ.sub_(m_BGN).exp_()
                 shrink_BGN = (before_BGN - m_BGN).exp_()
@@ -149,14 +175,14 @@ class _Blocked(torch.autograd.Function):
             l_BGN.clamp_(min=1.0)  # the largest weight is exp(0) = 1: only the sum of nothing is less
             _put(out_BHTL, tile, o_BGNL / l_BGN)
             _put(lse_BHT, tile, m_BGN + l_BGN.log())
-        ctx.save_for_backward(q_BHTK, k_BGSK, v_BGSL, bias_BHTS, out_BHTL, lse_BHT)
+        ctx.save_for_backward(q_BHTK, k_BGSK, v_BGSL, bias_BHTS, sinks_H, out_BHTL, lse_BHT)
         ctx.scale, ctx.plan = scale, plan
         return out_BHTL
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout_BHTL: Tensor) -> tuple[Tensor | None, ...]:
-        q_BHTK, k_BGSK, v_BGSL, bias_BHTS, out_BHTL, lse_BHT = ctx.saved_tensors
+        q_BHTK, k_BGSK, v_BGSL, bias_BHTS, sinks_H, out_BHTL, lse_BHT = ctx.saved_tensors
         groups, kept = k_BGSK.shape[1], lse_BHT.dtype
         dq_BHTK = torch.zeros_like(q_BHTK)
         dk_BGSK, dv_BGSL = (torch.zeros_like(x, dtype=kept) for x in (k_BGSK, v_BGSL))
@@ -168,18 +194,38 @@ class _Blocked(torch.autograd.Function):
             dq_BGNK = torch.zeros_like(q_BGNK, dtype=kept)
             for run in tile.runs:
                 k_BGJK, v_BGJL = k_BGSK[tile.rows, :, run.keys], v_BGSL[tile.rows, :, run.keys]
-                p_BGNJ = ctx.plan.scores(q_BGNK, k_BGSK, bias_BHTS, tile, run).sub_(lse_BGN).exp_()
+                p_BGNJ = ctx.plan.scores(q_BGNK, k_BGSK, tile, run)
+                slope_BGNJ = None if ctx.plan.cap is None else 1 - (p_BGNJ / ctx.plan.cap).square_()
+                p_BGNJ = ctx.plan.hide_(p_BGNJ, bias_BHTS, tile, run).sub_(lse_BGN).exp_()
                 ds_BGNJ = (dout_BGNL @ v_BGJL.mT).to(kept).sub_(d_BGN).mul_(p_BGNJ)
                 if dbias_BHTS is not None:
                     dbias_BHIJ = dbias_BHTS[_rows(dbias_BHTS, tile), :, tile.queries, run.keys]
                     dbias_BHIJ += ds_BGNJ.reshape(-1, *dbias_BHIJ.shape[1:]).sum_to_size(dbias_BHIJ.shape)
+                ds_BGNJ = ds_BGNJ if slope_BGNJ is None else ds_BGNJ.mul_(slope_BGNJ)
                 p_BGNJ, ds_BGNJ = p_BGNJ.to(q_BGNK.dtype), ds_BGNJ.to(q_BGNK.dtype)
                 dv_BGSL[tile.rows, :, run.keys] += p_BGNJ.mT @ dout_BGNL
                 dk_BGSK[tile.rows, :, run.keys] += ds_BGNJ.mT @ q_BGNK
                 dq_BGNK += ds_BGNJ @ k_BGJK
             _put(dq_BHTK, tile, dq_BGNK * ctx.scale)
         dbias = None if dbias_BHTS is None else dbias_BHTS.to(bias_BHTS.dtype)
-        return dq_BHTK, dk_BGSK.to(k_BGSK.dtype), dv_BGSL.to(v_BGSL.dtype), dbias, None, None
+        dsinks_H = None
+        if ctx.needs_input_grad[4]:  # dS of one more key, whose value is 0: -P D
+            d_BHT = (dout_BHTL * out_BHTL).sum(-1, keepdim=True, dtype=kept)
+            p_BHT = (sinks_H.to(kept)[:, None, None] - lse_BHT).exp_()
+            dsinks_H = -(p_BHT * d_BHT).sum((0, 2, 3)).to(sinks_H.dtype)
+        return dq_BHTK, dk_BGSK.to(k_BGSK.dtype), dv_BGSL.to(v_BGSL.dtype), dbias, dsinks_H, None, None
+
+
+def _start(lse_BHT: Tensor, sinks_H: Tensor | None, tile: Tile, groups: int) -> tuple[Tensor, Tensor]:
+    """m and l before any key was looked at: of nothing, or of the sinks alone."""
+    held_BHT = lse_BHT[tile.rows, :, tile.queries]
+    if sinks_H is None:
+        # the lowest number, not -inf: where nothing is seen, -inf - (-inf) would be no number
+        m_BHT, l_BHT = torch.full_like(held_BHT, torch.finfo(held_BHT.dtype).min), torch.zeros_like(held_BHT)
+    else:
+        m_BHT, l_BHT = sinks_H.to(held_BHT)[:, None, None].expand_as(held_BHT), torch.ones_like(held_BHT)
+    m_BGN, l_BGN = (x.unflatten(1, (groups, -1)).flatten(2, 3) for x in (m_BHT, l_BHT))
+    return m_BGN, l_BGN
 
 
 def _cut(x_BHTK: Tensor, tile: Tile, groups: int) -> Tensor:

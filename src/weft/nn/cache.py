@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from weft.errors import WeftError
-from weft.nn.masks import Sides
+from weft.nn.sides import Sides
 
 SLACK = 16
 """Tokens that a window's cache lets one take back, unless asked for more."""
@@ -37,6 +37,12 @@ class Placement:
     def end(self) -> int:
         """One past the last used slot of the longest row."""
         return max(self.ends)
+
+    def by_slot(self, flags_BT: Tensor) -> Tensor:
+        """What is flagged of the new tokens, at their slots: B x end, False elsewhere."""
+        flags_BT = flags_BT if self.valid_BT is None else flags_BT & self.valid_BT
+        counts_BS = torch.zeros(len(flags_BT), self.end, dtype=torch.long, device=flags_BT.device)
+        return counts_BS.scatter_add(1, self.slot_BT.clamp(max=self.end - 1), flags_BT.long()) > 0
 
 
 class Entry:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from weft.nn.cache import Cache, Placement
-from weft.nn.masks import Mask, Sides
+from weft.nn.masks import Everything, Mask
 from weft.nn.module import Terms
 from weft.nn.positions import PositionScheme
+from weft.nn.sides import Sides
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Inputs:
     """False where there is only padding."""
     segments_BT: Tensor | None = None
     """Number of the segment that each token belongs to (a first text, a second one); 0 unless given."""
+    prefix_BT: Tensor | None = None
+    """True for the tokens that, under a `prefix` mask, see each other before and after: each document's first ones."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -80,6 +83,8 @@ class Context:
     cache: Cache | None = None
     placement: Placement | None = None
     depth: int = 0
+    apart: Mask = field(default_factory=Everything)
+    """Of the mask, what keeps documents and padding apart: for an attention whose own mask says what order is read."""
 
     def at(self, depth: int) -> Context:
         """The same, for the block at `depth`."""

@@ -15,8 +15,8 @@ from weft.config import Part
 from weft.errors import WeftError
 from weft.nn.initialization import Normal
 from weft.nn.linear import Embedding
-from weft.nn.masks import Sides
 from weft.nn.module import Dims, Module
+from weft.nn.sides import Sides
 
 
 class Positions(Part, slot="positions", default="none"):

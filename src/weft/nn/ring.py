@@ -14,7 +14,7 @@ from torch import Tensor
 
 from weft.errors import WeftError
 from weft.nn.cache import Entry, FullEntry, Placement, put, stack_rows
-from weft.nn.masks import Sides
+from weft.nn.sides import Sides
 
 
 class RingEntry(FullEntry):
@@ -102,7 +102,9 @@ def _ring_sides(sides: Sides, ends: Sequence[int], slots: int) -> Sides:
     ends_B = torch.tensor(ends if sides.k_valid_BS is not None else ends[:1], device=sides.k_index_BS.device)
     index_BS = _ring_index(ends_B, slots)
     valid_BS = None if sides.k_valid_BS is None else index_BS >= 0
-    return replace(sides, k_index_BS=index_BS, k_valid_BS=valid_BS, aligned=False, _dense={})
+    flags_BS = sides.k_prefix_BS
+    prefix_BS = None if flags_BS is None else flags_BS.gather(1, index_BS.clamp(min=0).expand(len(flags_BS), -1))
+    return replace(sides, k_index_BS=index_BS, k_valid_BS=valid_BS, k_prefix_BS=prefix_BS, aligned=False, _dense={})
 
 
 def _ring_index(ends_B: Tensor, slots: int) -> Tensor:
