@@ -12,6 +12,7 @@ from properties import close, logits, tokens
 from schema import problems as schema_problems
 from torch import Tensor
 
+import weft.objectives  # noqa: F401  (registers them)
 from weft.cli.schema import model_schema
 from weft.config import SLOTS, Override
 from weft.errors import WeftError
@@ -259,6 +260,21 @@ def test_a_prefix_is_read_at_once_and_in_decoders_only() -> None:
     for mask in ("prefix", {"all": [{"kind": "window", "size": 3}, "prefix"]}, {"any": ["prefix", "global"]}):
         with pytest.raises(WeftError, match=r"attention\.mask: prefix .* in an encoder"):
             build({**parts.SIZES, "decoder": None, "encoder": {"n_layers": 1, "block": {"attention": {"mask": mask}}}})
+
+
+def test_training_without_a_prefix_is_refused() -> None:
+    """A prefix mask under an objective whose batches have none would be causal, and nobody would know."""
+
+    class Told(SLOTS["objective"]):
+        tells = ("prefix_BT",)
+
+    causal = SLOTS["objective"].choose("causal")
+    for mask in ("prefix", {"any": ["prefix", "global"]}):
+        config = ModelConfig.load(with_mask(mask))
+        with pytest.raises(WeftError, match=r"block\.attention\.mask.*: prefix reads Inputs\.prefix_BT"):
+            causal.check_inputs(config)
+        Told().check_inputs(config)
+    causal.check_inputs(ModelConfig.load(with_mask({"kind": "window", "size": 3})))
 
 
 def test_first_tokens_and_blocks_are_counted_in_each_document() -> None:
