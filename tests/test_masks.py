@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import parts
 import pytest
+import reference
 import torch
 from properties import close, logits, tokens
 from schema import problems as schema_problems
@@ -150,6 +151,20 @@ def test_the_blocked_kernel_skips_safely(declared: Any, causal: bool) -> None:
 # --- what the papers draw ---
 
 
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("declared", PATTERNS, ids=str)
+def test_patterns_are_their_formulas(declared: Any, causal: bool) -> None:
+    """In the references' loops, with a prefix of seven tokens."""
+    if not causal and "prefix" in str(declared):
+        return
+    part, places = pattern(declared), torch.arange(30)[None]
+    sides = Sides(places, places, None, None, None, True, places < 7, places < 7)
+    found = sides.dense(part.build(DIMS, Causal() if causal else Everything()))[0, 0]
+    for q, k in np.ndindex(30, 30):
+        expected = reference.MASKS[part.kind](part.dump(), q, k, k <= q or not causal, max(q, k) < 7)
+        assert bool(found[q, k]) == expected, (q, k)
+
+
 def seen(declared: Any, length: int, *, causal: bool = True) -> list[list[int]]:
     """The keys that each query sees."""
     places = torch.arange(length)[None]
@@ -204,7 +219,7 @@ def read(
 ) -> Tensor:
     """Logits, the first `lengths[b]` valid tokens of each row being its prefix."""
     valid = torch.ones_like(x_BT, dtype=torch.bool) if valid is None else valid
-    prefix = valid & (valid.long().cumsum(1) <= torch.tensor(lengths)[:, None])
+    prefix = valid.long().cumsum(1) <= torch.tensor(lengths)[:, None]  # of padding, too: nobody should look at it
     given = None if bool(valid.all()) else valid
     return logits(model, Inputs(tokens_BT=x_BT, valid_BT=given, prefix_BT=prefix), cache)
 
