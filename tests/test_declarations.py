@@ -299,7 +299,10 @@ def test_all_problems_at_once_each_with_its_path_and_the_nearest_name() -> None:
 WRONG = [
     ({"n_layers": 2}, "n_layers: no such option; did you mean 'decoder.n_layers'? "),
     ({"decoder": {"positions": 5}}, "decoder.positions: should be a kind's name or a mapping with `kind`"),
-    ({"heads": {"lm": "ml"}}, "heads.lm: no head called 'ml'; did you mean 'mlm'? (known: classifier, embedding, lm, mlm"),
+    (
+        {"heads": {"lm": "ml"}},
+        "heads.lm: no head called 'ml'; did you mean 'mlm'? (known: classifier, embedding, lm,",
+    ),
     ({"kind": "transfomer"}, "no model called 'transfomer'; did you mean 'transformer'?"),
     ({"d_model": "x" * 100}, f"d_model = '{'x' * 56}...: should be a valid integer"),
     ("gpt3", "no preset called 'gpt3'; did you mean 'gpt2'? (known: "),
