@@ -301,7 +301,7 @@ WRONG = [
     ({"decoder": {"positions": 5}}, "decoder.positions: should be a kind's name or a mapping with `kind`"),
     (
         {"heads": {"lm": "ml"}},
-        "heads.lm: no head called 'ml'; did you mean 'mlm'? (known: classifier, embedding, lm, mlm",
+        "heads.lm: no head called 'ml'; did you mean 'mlm'? (known: classifier, embedding, lm,",
     ),
     ({"kind": "transfomer"}, "no model called 'transfomer'; did you mean 'transformer'?"),
     ({"d_model": "x" * 100}, f"d_model = '{'x' * 56}...: should be a valid integer"),

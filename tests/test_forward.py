@@ -49,7 +49,7 @@ def test_dropout_acts_in_training_only(where: str) -> None:
     assert {block.attention.dropout for block in whole.decoder.blocks} == {0.5}, "attention takes the model's"
 
 
-@pytest.mark.parametrize("kind", ["pre", "post", "plain"])
+@pytest.mark.parametrize("kind", ["pre", "post", "sandwich", "parallel", "plain"])
 @pytest.mark.parametrize("branch", ["attention", "feedforward"])
 def test_every_branch_is_dropped(kind: str, branch: str) -> None:
     """Half of what a sublayer adds is zero, and the rest twice as large."""

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import parts
 import pytest
+import reference
 import torch
 from properties import close, logits, tokens
 from schema import problems as schema_problems
 from torch import Tensor
 
+import weft.objectives  # noqa: F401  (registers them)
 from weft.cli.schema import model_schema
 from weft.config import SLOTS, Override
 from weft.errors import WeftError
@@ -149,6 +151,20 @@ def test_the_blocked_kernel_skips_safely(declared: Any, causal: bool) -> None:
 # --- what the papers draw ---
 
 
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("declared", PATTERNS, ids=str)
+def test_patterns_are_their_formulas(declared: Any, causal: bool) -> None:
+    """In the references' loops, with a prefix of seven tokens."""
+    if not causal and "prefix" in str(declared):
+        return
+    part, places = pattern(declared), torch.arange(30)[None]
+    sides = Sides(places, places, None, None, None, True, places < 7, places < 7)
+    found = sides.dense(part.build(DIMS, Causal() if causal else Everything()))[0, 0]
+    for q, k in np.ndindex(30, 30):
+        expected = reference.MASKS[part.kind](part.dump(), q, k, k <= q or not causal, max(q, k) < 7)
+        assert bool(found[q, k]) == expected, (q, k)
+
+
 def seen(declared: Any, length: int, *, causal: bool = True) -> list[list[int]]:
     """The keys that each query sees."""
     places = torch.arange(length)[None]
@@ -203,7 +219,7 @@ def read(
 ) -> Tensor:
     """Logits, the first `lengths[b]` valid tokens of each row being its prefix."""
     valid = torch.ones_like(x_BT, dtype=torch.bool) if valid is None else valid
-    prefix = valid & (valid.long().cumsum(1) <= torch.tensor(lengths)[:, None])
+    prefix = valid.long().cumsum(1) <= torch.tensor(lengths)[:, None]  # of padding, too: nobody should look at it
     given = None if bool(valid.all()) else valid
     return logits(model, Inputs(tokens_BT=x_BT, valid_BT=given, prefix_BT=prefix), cache)
 
@@ -259,6 +275,21 @@ def test_a_prefix_is_read_at_once_and_in_decoders_only() -> None:
     for mask in ("prefix", {"all": [{"kind": "window", "size": 3}, "prefix"]}, {"any": ["prefix", "global"]}):
         with pytest.raises(WeftError, match=r"attention\.mask: prefix .* in an encoder"):
             build({**parts.SIZES, "decoder": None, "encoder": {"n_layers": 1, "block": {"attention": {"mask": mask}}}})
+
+
+def test_training_without_a_prefix_is_refused() -> None:
+    """A prefix mask under an objective whose batches have none would be causal, and nobody would know."""
+
+    class Told(SLOTS["objective"]):
+        tells = ("prefix_BT",)
+
+    causal = SLOTS["objective"].choose("causal")
+    for mask in ("prefix", {"any": ["prefix", "global"]}):
+        config = ModelConfig.load(with_mask(mask))
+        with pytest.raises(WeftError, match=r"block\.attention\.mask.*: prefix reads Inputs\.prefix_BT"):
+            causal.check_inputs(config)
+        Told().check_inputs(config)
+    causal.check_inputs(ModelConfig.load(with_mask({"kind": "window", "size": 3})))
 
 
 def test_first_tokens_and_blocks_are_counted_in_each_document() -> None:

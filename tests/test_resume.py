@@ -93,7 +93,11 @@ def test_killed_when_about_to_change_a_file(lab: Lab, share: float) -> None:
 
 VARIANTS = {
     "plain": ("train.seed=1",),
-    "dropout": ("model.dropout=0.2", "train.micro_batch=3"),
+    "dropout": (
+        "model.dropout=0.2",
+        "train.micro_batch=3",
+        "model.decoder.block.stochastic_depth={kind: linear, share: 0.4}",
+    ),
     "sgd": ("optimizer={kind: sgd, learning_rate: 0.5, nesterov: true}",),
     "sgd-without-momentum": ("optimizer={kind: sgd, learning_rate: 0.5, momentum: 0}", "train.clip=null"),
     "adam": ("optimizer={kind: adam, weight_decay: 0.1}",),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, PositiveInt, WithJsonSchema
 
@@ -20,6 +20,9 @@ from weft.nn.module import Dims
 
 class MaskPart(Part, slot="mask", default="none"):
     """What an attention sees of what order, documents and padding leave it."""
+
+    reads: ClassVar[tuple[str, ...]] = ()
+    """Fields of `Inputs` without which the pattern is another one's: an objective must fill them in."""
 
     @property
     def reach(self) -> int | None:
@@ -135,6 +138,8 @@ class Prefix(MaskPart, kind="prefix"):
 
     Which tokens these are, `Inputs.prefix_BT` says batch by batch; where it says nothing, all is causal.
     """
+
+    reads = ("prefix_BT",)
 
     def build(self, dims: Dims, order: Mask) -> Mask:
         return self.widened(order)

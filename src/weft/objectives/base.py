@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from weft.config import Part
+from weft.config import Part, sections_within
 from weft.data.config import DataConfig
 from weft.data.shards import PreparedData
+from weft.errors import WeftError
 from weft.models.config import ModelConfig
 from weft.models.transformer import Transformer
 from weft.nn.context import Inputs
@@ -79,6 +80,8 @@ class Objective(Part, slot="objective", default="causal"):
     """Whether a model that learns this continues a prompt, so that a run may show samples."""
     weights: ClassVar[Mapping[str, float]] = {"loss": 1.0}
     """The terms that are minimised, by name, and how much each counts; other terms are statistics."""
+    tells: ClassVar[tuple[str, ...]] = ()
+    """Fields of `Inputs` that its batches fill in, of those that some part `reads` and is idle without."""
 
     def heads(self) -> dict[str, Head]:
         """Heads that the objective reads; added to a model that lacks them."""
@@ -89,6 +92,18 @@ class Objective(Part, slot="objective", default="causal"):
 
         Raises WeftError that says what it lacks.
         """
+
+    def check_inputs(self, model: ModelConfig) -> None:
+        """Refuse a model with a part that would do nothing, because no batch tells what it reads.
+
+        Raises WeftError that names the part.
+        """
+        for path, section in sections_within(model):
+            for name in set(getattr(section, "reads", ())) - set(self.tells):
+                raise WeftError(
+                    f"model.{'.'.join(path)}: {getattr(section, 'kind', '')} reads Inputs.{name}, which no batch of the"
+                    f" objective {self.kind} has, so that it would do nothing; leave it out"
+                )
 
     def loader(self, data: PreparedData, config: DataConfig, length: int, batch_tokens: int, seed: int) -> BatchLoader:
         """Batches of about `batch_tokens` tokens of the training part, for a model of `length` tokens."""

@@ -62,6 +62,7 @@ def prepare_run(recipe: Recipe, console: Console, fingerprint: str | None = None
             f"train.batch_tokens = {recipe.train.batch_tokens} is less than a row of model.max_length = {length} tokens"
         )
     recipe.objective.check(model)
+    recipe.objective.check_inputs(model)
     trial = blank(model.stand_in())  # parts that do not fit are found before the data are read
     recipe.optimizer.parameter_groups(trial.named_parameters())
     data = prepare(recipe.data, length, recipe.objective.special_tokens, console, recipe.objective.columns)
