@@ -84,13 +84,13 @@ def show(
 ) -> None:
     """The pieces that a tokenizer makes of a text: weft tokenizer show runs/demo "Hello, world" """
     from weft.data.reading import blocks, missing
+    from weft.text import open_tokenizer
     from weft.text import show as showing
-    from weft.text.tokenizers import Tokenizer, find
 
     if file is not None and not file.is_file():
         raise missing(file)
     text = "".join(blocks(file, str(file))) if file is not None else " ".join(texts or ()) or SAMPLE
-    found = Tokenizer.load(find(tokenizer))
+    found = open_tokenizer(tokenizer)
     fit = showing.fit(found, text)
     pieces = showing.pieces(found, text[:LONGEST])
     if as_json:
