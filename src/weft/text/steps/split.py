@@ -81,11 +81,10 @@ def _metaspace(declared: Declared) -> Iterator[tuple[str, Split]]:
 
     def replace(pieces: list[str]) -> list[str]:
         found = [piece.replace(" ", sign) for piece in pieces]
-        before = [not piece.startswith(sign) and (scheme == "always" or index == 0) for index, piece in enumerate(found)]
-        return [sign + piece if add and scheme != "never" else piece for piece, add in zip(found, before, strict=True)]
+        led = {"always": len(found), "first": 1, "never": 0}[scheme]
+        return [*(piece if piece.startswith(sign) else sign + piece for piece in found[:led]), *found[led:]]
 
-    first = {"always": f", and {sign} before the text", "first": f", and {sign} before the text", "never": ""}[scheme]
-    yield f"each space by {sign}{first}", replace
+    yield f"each space by {sign}{'' if scheme == 'never' else f', and {sign} before the text'}", replace
     if declared["split"]:
         expression = re.compile(f"{re.escape(sign)}[^{re.escape(sign)}]*|[^{re.escape(sign)}]+")
         yield f"cut before each {sign}", _each(expression.findall)
