@@ -26,7 +26,7 @@ DIGITS = 6
 """Digits of a log-probability that do not depend on the order in which the trainer's threads add."""
 
 _BETWEEN, _BEYOND = "\ue000", "\ue001"
-"""Two characters of private use that the trainer sees; in a text they have no token."""
+"""Two characters of private use that the trainer sees. In a text they have no token, nor has the trainer's own NUL."""
 
 
 class Unigram(TokenizerConfig, kind="unigram"):
@@ -49,7 +49,7 @@ class Unigram(TokenizerConfig, kind="unigram"):
             )
         kept = list(sample(texts, total_bytes, self.sample_bytes))
         characters, rare = frequent(kept, room // 2)
-        pieces = learn(_counted(kept, set(characters) - {_BETWEEN, _BEYOND}), room)
+        pieces = learn(_counted(kept, set(characters) - {_BETWEEN, _BEYOND, "\0"}), room)
         model = models.Unigram(
             [*((token, 0.0) for token in first), *pieces], first.index(UNKNOWN), byte_fallback=self.byte_fallback
         )
@@ -104,9 +104,11 @@ def settled(found: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
 
 def _counted(texts: Iterable[str], characters: set[str]) -> Counter[str]:
     """The words of the texts, other characters than these cut out of them."""
+    words: Counter[str] = Counter()
+    if not characters:
+        return words
     split = _words()
     others = re.compile(f"[^{re.escape(''.join(sorted(characters)))}]+")
-    words: Counter[str] = Counter()
     for text in texts:
         for word, _ in split.pre_tokenize_str(text):
             words.update(part for part in others.split(word) if part)

@@ -73,7 +73,7 @@ def bert_like(
     bert = normalizers.BertNormalizer(lowercase=casing != "cased", strip_accents=casing == "uncased")
     inner.normalizer = normalizers.Sequence([normalizers.NFC(), bert]) if composed else bert
     inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    inner.decoder = decoders.WordPiece(CONTINUES)
+    inner.decoder = decoders.WordPiece(CONTINUES, cleanup=False)  # which would guess where spaces were not
     inner.add_special_tokens(list(special))
     if "[CLS]" in vocabulary and "[SEP]" in vocabulary:
         inner.post_processor = bert_frame(("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"]))
