@@ -131,8 +131,8 @@ def _partner(path: Path, names: Sequence[str]) -> Path:
     for candidate in beside:
         if candidate.is_file():
             return candidate
-    what = "merges" if names is MERGES else "vocabulary"
-    raise WeftError(f"{path}: its {what} is missing: no {' or '.join(file.name for file in beside)} beside it")
+    what = "merges are" if names is MERGES else "vocabulary is"
+    raise WeftError(f"{path}: its {what} missing: no {' or '.join(file.name for file in beside)} beside it")
 
 
 def _vocabulary(path: Path) -> dict[str, int]:
