@@ -288,7 +288,7 @@ def test_kinds_are_trained_and_compared_by_file(tmp_path: Path, monkeypatch: pyt
 
 def test_pieces_of_several_are_shown_with_what_is_unknown() -> None:
     shown = call("show", "wordpiece", "Bà ba bán bánh", "--beside", "unigram", "--vocab-size", "300")
-    assert "trained on the text that it is shown on" in shown
+    assert "wordpiece: trained on the very text that it is shown on" in shown
     assert "strips accents" in shown
     assert shown.count("ids: ") == 2
     assert "\x1b" not in shown

@@ -148,7 +148,7 @@ def _opened(name: str, given: dict[str, str], train_on: str | None, vocab_size: 
         config = load(TokenizerConfig, options)
         total = sum(len(text.encode()) for text in given.values())
         tokenizer = config.train(iter(given.values()), total)
-        notes = [*config.notes(tokenizer, total), f"tokenizer: {name} was trained on the text that it is shown on"]
+        notes = [*config.notes(tokenizer, total), "tokenizer: trained on the very text that it is shown on"]
     else:
         raise WeftError(f"{name}: a kind is trained first: give --train-on DATA, or a text")
     tokenizer.notes = tuple(notes)

@@ -32,13 +32,12 @@ def print_tokenizers(opened: Mapping[str, Tokenizer], given: Mapping[str, str], 
 
     screen = console()
     fits = {(name, text): fit(opened[name], given[text]) for text in given for name in opened}
-    lines = [note for tokenizer in opened.values() for note in tokenizer.notes]
     for name, tokenizer in opened.items():
         lost = accents_lost(tokenizer, given.values())
-        if lost is not None and not any("strips accents" in note for note in tokenizer.notes):
-            lines.append(f"{name}: {lost.removeprefix('tokenizer: ')}" if len(opened) > 1 else lost)
-    for line in dict.fromkeys(lines):
-        screen.print(line, markup=False, soft_wrap=True)
+        told = any("strips accents" in note for note in tokenizer.notes)
+        for note in [*tokenizer.notes, *([lost] if lost is not None and not told else ())]:
+            line = f"{name}: {note.removeprefix('tokenizer: ')}" if len(opened) > 1 else note
+            screen.print(line, markup=False, soft_wrap=True)
     if len(fits) > 1:
         rows = [_row(text, name, opened[name], found) for (name, text), found in fits.items()]
         screen.print(table(HEADERS, rows, screen.width), markup=False, soft_wrap=True)
