@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from weft.cli.tokenizer import app
 from weft.config import load
+from weft.data.config import DataConfig, prepare
 from weft.errors import ConfigError, WeftError
 from weft.text import Bpe, FallbackBpe, Tokenizer, TokenizerConfig, Unigram, WordPiece
 from weft.text.accents import accents_lost
@@ -248,6 +250,7 @@ def test_a_role_that_is_filled_is_not_filled_again(bert: Tokenizer) -> None:
     assert bert.with_special(["<mask>", "</s>", *BERT]) is bert
     more = bert.with_special(["<mask>", "<|new|>"])
     assert more.special.keys() - bert.special.keys() == {"<|new|>"}
+    assert train(KINDS[3], special=("<mask>", "<|new|>")).special == {**bert.special, "<|new|>": 5}
     plain = train(Bpe(vocab_size=300))
     assert plain.with_special(["[SEP]"]).special.keys() == {END_OF_DOCUMENT, "[SEP]"}, "an end is no separator"
 
@@ -284,6 +287,35 @@ def test_kinds_are_trained_and_compared_by_file(tmp_path: Path, monkeypatch: pyt
     shown = call(*arguments, "--file", str(en), "--file", str(vi)).splitlines()
     assert "bytes a token" in shown[-5]
     assert [line.split()[-1] for line in shown[-4:]] == ["part", "exactly", "part", "exactly"]
+
+
+def test_the_data_of_a_run_say_what_is_lost(tmp_path: Path) -> None:
+    text = tmp_path / "vi.txt"
+    text.write_text("".join(f"{number} {VIETNAMESE[number % 2]}" for number in range(30)), encoding="utf-8")
+    for tokenizer, said, lossless in [
+        ({"kind": "wordpiece", "vocab_size": 200}, "strips accents", False),
+        ({"kind": "unigram", "vocab_size": 400}, "too little", True),
+        ({"kind": "bpe-fallback", "vocab_size": 600}, "too little", True),
+    ]:
+        config = load(DataConfig, {"source": str(text), "tokenizer": tokenizer, "validation": "tail"})
+        data = prepare(config, 16, special=("[MASK]",))
+        assert any(said in warning for warning in data.report["warnings"]), data.report["warnings"]
+        assert data.train.lossless == lossless
+        assert data.tokenizer.role("mask") in data.tokenizer.special.values()
+
+
+def test_a_terminal_shows_colours_and_marks_what_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    cased = "{kind: wordpiece, casing: cased, vocab_size: 32}"
+    text = "Bà ba bán cái xe đạp nhỏ ở đường phố Hà Nội, ngày mưa rất to quá"
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    shown = call("show", cased, text)
+    assert "\x1b[30;4" in shown
+    assert re.search(r"\x1b\[1;37;41m\w+", shown), "unknown: bold white on red"
+    assert "<unknown" not in shown
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "<unknown: " in call("show", cased, text)
+    assert not re.search(r"\x1b\[[0-9;]*[34]\dm", call("show", cased, text, "--steps"))
 
 
 def test_pieces_of_several_are_shown_with_what_is_unknown() -> None:

@@ -5,7 +5,7 @@ Devlin et al. 2019, "BERT", section 3 and figure 2 (arXiv 1810.04805).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from tokenizers import Encoding, processors
@@ -41,9 +41,20 @@ class Framed:
     """the characters of its own text that each token covers; (0, 0) for the frame's"""
 
 
-def filling(role: str, special: Mapping[str, int]) -> str | None:
+def filling(role: str, special: Container[str]) -> str | None:
     """The first of a role's names that is there."""
     return next((name for name in ROLES[role] if name in special), None)
+
+
+def unfilled(names: Iterable[str], special: Container[str]) -> list[str]:
+    """Those names which are not there, nor is another for the same role; names of no role are for themselves."""
+    vacant = [known for role, known in ROLES.items() if filling(role, special) is None]
+    return [
+        name
+        for name in dict.fromkeys(names)
+        if name not in special
+        and (any(name in known for known in vacant) or not any(name in known for known in ROLES.values()))
+    ]
 
 
 def bert_frame(first: tuple[str, int], separator: tuple[str, int]) -> processors.TemplateProcessing:

@@ -21,7 +21,7 @@ from weft.errors import WeftError
 from weft.report.formats import size
 from weft.runs.atomic import write_text
 from weft.text.alphabet import BYTE_TOKEN, to_bytes
-from weft.text.special import END_OF_DOCUMENT, ROLES, Framed, bert_frame, filling, framed, longest_first
+from weft.text.special import END_OF_DOCUMENT, ROLES, Framed, bert_frame, filling, framed, longest_first, unfilled
 
 
 class Tokenizer:
@@ -189,18 +189,12 @@ class Tokenizer:
     def with_special(self, names: Iterable[str]) -> Self:
         """The same tokenizer in which each of these tokens exists, or another for the same role (<mask> for [MASK]);
         new ones get the next free ids."""
-        open_roles = [known for role, known in ROLES.items() if filling(role, self.special) is None]
-        missing = [name for name in dict.fromkeys(names) if name not in self.special and _needed(name, open_roles)]
+        missing = unfilled(names, self.special)
         if not missing:
             return self
         inner = tokenizers.Tokenizer.from_str(self.inner.to_str())
         inner.add_special_tokens(missing)
         return type(self)(inner, self.notes)
-
-
-def _needed(name: str, open_roles: Sequence[Sequence[str]]) -> bool:
-    """Whether a special token fills a role that is open, or one that weft knows nothing of."""
-    return any(name in known for known in open_roles) or not any(name in known for known in ROLES.values())
 
 
 def checked(text: str) -> str:

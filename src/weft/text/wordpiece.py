@@ -15,7 +15,7 @@ from pydantic import Field, PositiveInt
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from weft.text.accents import accents_lost
-from weft.text.special import BERT, bert_frame
+from weft.text.special import BERT, bert_frame, unfilled
 from weft.text.tokenizers import Tokenizer, TokenizerConfig, fewer, sample, sampled
 
 CONTINUES = "##"
@@ -38,7 +38,7 @@ class WordPiece(TokenizerConfig, kind="wordpiece"):
     """about how much of the training text it is trained on; documents are taken evenly from all of it"""
 
     def train(self, texts: Iterable[str], total_bytes: int, special: Sequence[str] = ()) -> Tokenizer:
-        names = list(dict.fromkeys([*BERT, *special]))
+        names = [*BERT, *unfilled(special, BERT)]
         composed = self.casing != "uncased"  # which strips them
         frame = bert_like({name: id for id, name in enumerate(names)}, self.casing, names, composed=composed)
         kept = list(sample(texts, total_bytes, self.sample_bytes))
