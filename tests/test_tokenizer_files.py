@@ -132,6 +132,12 @@ def test_a_small_byte_level_vocabulary(tmp_path: Path) -> None:
     assert open_tokenizer(tmp_path / "named" / "gpt2-vocab.bpe").fingerprint == tokenizer.fingerprint
 
 
+def test_merges_need_no_line_of_their_version(tmp_path: Path) -> None:
+    vocabulary = {token: id for id, token in enumerate([*BYTE_TO_CHARACTER, "##", "ab"])}
+    merges = {"encoder.json": json.dumps(vocabulary), "vocab.bpe": "# #\na b"}
+    assert open_tokenizer(small_gpt2(tmp_path, **merges)).encode("##ab") == [256, 257]
+
+
 def test_robertas_files_have_their_own_frame(tmp_path: Path) -> None:
     names = ["<s>", "<pad>", "</s>", "<unk>", *BYTE_TO_CHARACTER, "th", "the", "<mask>"]
     vocabulary = {token: id for id, token in enumerate(names)}

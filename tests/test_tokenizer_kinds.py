@@ -149,7 +149,7 @@ def test_words_that_differ_by_accents_are_counted(trained: dict[TokenizerConfig,
 
 
 def test_rare_characters_are_said_to_be_unknown_or_bytes() -> None:
-    text = ["".join(chr(0x4E00 + i) * (2 if i < 50 else 1) for i in range(300)) + " the" * 50]
+    text = ["".join(chr(0x4E00 + i) * (2 if i >= 250 else 1) for i in range(300)) + " the" * 50]
     for config, said in [
         (Unigram(vocab_size=400), "written in bytes"),
         (Unigram(vocab_size=300, byte_fallback=False), "are unknown"),
@@ -158,6 +158,8 @@ def test_rare_characters_are_said_to_be_unknown_or_bytes() -> None:
     ]:
         tokenizer = train(config, text)
         assert tokenizer.vocab_size <= config.vocab_size
+        assert tokenizer.inner.token_to_id(chr(0x4E00 + 250)) is not None, "frequent"
+        assert tokenizer.inner.token_to_id(chr(0x4E00 + 249)) is None, "rare"
         assert any(said in note for note in config.notes(tokenizer, 1)), config.notes(tokenizer, 1)
     assert Unigram().notes(train(Unigram(vocab_size=300), text), 10**9)[0].startswith("tokenizer: trained on about")
 

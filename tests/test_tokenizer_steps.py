@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, models, normalizers, pre_tokenizers, trainers
 from typer.testing import CliRunner
@@ -131,6 +131,7 @@ def made() -> dict[str, Tokenizer]:
 
 
 @given(text=st.one_of(any_text, words))
+@example(text="ΟΔΟΣ İI ﬁ\u0345 it's they'LL\x1f\x85 x")
 @settings(max_examples=150, deadline=None)
 def test_the_library_does_the_same_on_any_text(made: dict[str, Tokenizer], text: str) -> None:
     for name, tokenizer in made.items():
@@ -226,6 +227,10 @@ def test_the_likeliest_path_is_that_of_all_cuts() -> None:
         assert told.score == best(word)
         assert "".join(edge.piece for edge in told.path) == word
         assert told.score == sum(edge.score for edge in told.path)
+    even = tokenizers.Tokenizer(models.Unigram([("?", 0.0), ("a", -1.0), ("b", -1.0), ("ab", -2.0), ("ba", -2.0)], 0))
+    for word in ("ab", "aba", "abab", "baab"):
+        told = account(Tokenizer(even), word)
+        assert not told.problems, "of equal paths the library's"
     assert len(model.word("aba").lattice) == 6, "a, ab, aba; b, ba; a"
     (unknown,) = model.word("c").path
     assert (unknown.known, unknown.score) == (False, -15.0)
