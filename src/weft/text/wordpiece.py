@@ -34,7 +34,7 @@ class WordPiece(TokenizerConfig, kind="wordpiece"):
     """number of tokens, special ones included; half of the others at most are single characters"""
     casing: Casing = "uncased"
     """uncased: no capitals, no accents (BERT's); uncased-accents: no capitals; cased: letters as they are, composed"""
-    sample_bytes: PositiveInt = 64_000_000
+    sample_bytes: PositiveInt = 16_000_000
     """about how much of the training text it is trained on; documents are taken evenly from all of it"""
 
     def train(self, texts: Iterable[str], total_bytes: int, special: Sequence[str] = ()) -> Tokenizer:
