@@ -18,20 +18,11 @@ from typer.testing import CliRunner
 from weft.cli.tokenizer import app
 from weft.config import load
 from weft.errors import WeftError
+from weft.text import END_OF_DOCUMENT, Bpe, Bytes, Characters, Tokenizer, TokenizerConfig, TokenizerFile, find
 from weft.text.alphabet import BYTE_TO_CHARACTER, CHARACTER_TO_BYTE
 from weft.text.show import fit, pieces
 from weft.text.streaming import StreamDecoder
-from weft.text.tokenizers import (
-    END_OF_DOCUMENT,
-    Bpe,
-    Bytes,
-    Characters,
-    Tokenizer,
-    TokenizerConfig,
-    TokenizerFile,
-    find,
-    sample,
-)
+from weft.text.tokenizers import sample
 
 TEXTS = [
     "Return the number of items in the list; raise ValueError when the list is empty.\n" * 20,

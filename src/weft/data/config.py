@@ -31,7 +31,8 @@ from weft.data.task_report import examples_report
 from weft.errors import WeftError
 from weft.report.formats import size
 from weft.runs.fingerprints import of_data, of_file
-from weft.text.tokenizers import Bpe, Tokenizer, TokenizerConfig
+from weft.text.bpe import Bpe
+from weft.text.tokenizers import Tokenizer, TokenizerConfig
 
 LITTLE_TRAINING = 200_000
 LITTLE_VALIDATION = 20_000

@@ -5,6 +5,7 @@ Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", sect
 
 from __future__ import annotations
 
+import re
 from itertools import chain
 
 WORDS = r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -22,6 +23,12 @@ BYTE_TO_CHARACTER: list[str] = _characters()
 """The character that stands for each byte; one that prints stands for itself."""
 
 CHARACTER_TO_BYTE: dict[str, int] = {character: byte for byte, character in enumerate(BYTE_TO_CHARACTER)}
+
+
+BYTE_TOKENS: list[str] = [f"<0x{byte:02X}>" for byte in range(256)]
+"""SentencePiece's names for single bytes, where characters are the alphabet and bytes what they fall back to."""
+
+BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")
 
 
 def to_bytes(token: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from weft.text.alphabet import BYTE_TOKEN
 from weft.text.tokenizers import Tokenizer, checked
 
 
@@ -18,6 +19,10 @@ class Piece:
     """first character of the text that it covers"""
     end: int
     """one beyond the last"""
+    token: str
+    """as the vocabulary writes it"""
+    unknown: bool = False
+    """it stands for what the tokenizer never saw"""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,11 @@ class Fit:
         return self.bytes / max(self.tokens, 1)
 
     @property
+    def unknown_rate(self) -> float:
+        """Share of the tokens that stand for what the tokenizer never saw."""
+        return self.unknown / max(self.tokens, 1)
+
+    @property
     def pieces_per_word(self) -> float:
         """Tokens a word, a word being what stands between white space."""
         return self.tokens / max(self.words, 1)
@@ -48,19 +58,22 @@ def pieces(tokenizer: Tokenizer, text: str) -> list[Piece]:
     """The tokens of a text, each with the characters that it covers."""
     encoding = tokenizer.inner.encode(checked(text), add_special_tokens=False)
     found = []
-    for id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
-        shown = _readable(tokenizer.token_bytes(id)) if tokenizer.byte_level else text[start:end]
-        found.append(Piece(id, shown, start, end))
+    for id, token, (start, end) in zip(encoding.ids, encoding.tokens, encoding.offsets, strict=True):
+        of_bytes = tokenizer.byte_level or BYTE_TOKEN.fullmatch(token)
+        shown = readable(tokenizer.token_bytes(id)) if of_bytes else text[start:end]
+        found.append(Piece(id, shown, start, end, token, id == tokenizer.unknown))
     return found
 
 
 def fit(tokenizer: Tokenizer, text: str) -> Fit:
     """How well the tokenizer suits the text."""
     ids = tokenizer.encode(text)
-    unknown = sum(id == tokenizer.unknown for id in ids)
-    return Fit(len(text), len(text.encode()), len(text.split()), len(ids), unknown, tokenizer.exact(text))
+    unknown = ids.count(tokenizer.unknown) if tokenizer.unknown is not None else 0
+    exact = tokenizer.decode(ids, skip_special=False) == text
+    return Fit(len(text), len(text.encode()), len(text.split()), len(ids), unknown, exact)
 
 
-def _readable(data: bytes) -> str:
+def readable(data: bytes) -> str:
+    """Bytes as text; those that are no whole character as <F0><9F>."""
     text = data.decode(errors="surrogateescape")
     return "".join(f"<{ord(c) - 0xDC00:02X}>" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in text)

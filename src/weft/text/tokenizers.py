@@ -1,42 +1,39 @@
-"""Tokenizers: text to token ids and back, over the `tokenizers` library, and the kinds that a recipe can ask for.
+"""Tokenizers: text to token ids and back, over the `tokenizers` library, and what every kind of them declares.
 
-Whatever the kind, the result is a plain `tokenizer.json` that any program reads.
+Whatever the kind, the result is a plain `tokenizer.json` that any program reads. The kinds stand in files of their own.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import tokenizers
-from pydantic import Field, PositiveInt
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import Encoding, decoders, models
 
 from weft.config import Part, semantic
 from weft.errors import WeftError
 from weft.report.formats import size
 from weft.runs.atomic import write_text
-from weft.text.alphabet import BYTE_TO_CHARACTER, WORDS, to_bytes
-
-END_OF_DOCUMENT = "<|end|>"
-"""The token after each document, and before the first."""
-UNKNOWN = "<|unknown|>"
-
-_ENDS = (END_OF_DOCUMENT, "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
-"""What ends a document in tokenizers of others, by how likely it is meant so."""
+from weft.text.alphabet import BYTE_TOKEN, to_bytes
+from weft.text.special import END_OF_DOCUMENT, ROLES, Framed, bert_frame, filling, framed, longest_first, unfilled
 
 
 class Tokenizer:
     """Text to token ids and back. A user's text never becomes a special token, even where it spells one."""
 
-    def __init__(self, inner: tokenizers.Tokenizer) -> None:
+    def __init__(self, inner: tokenizers.Tokenizer, notes: Sequence[str] = ()) -> None:
         inner.no_truncation()
         inner.no_padding()
         inner.encode_special_tokens = True  # special tokens in a text are letters like any others
         self.inner = inner
+        self.notes = tuple(notes)
+        """what was noticed while it was made"""
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -75,14 +72,24 @@ class Tokenizer:
 
         Raises WeftError when the tokenizer has none.
         """
-        for name in _ENDS:
-            if name in self.special:
-                return self.special[name]
-        raise WeftError(f"the tokenizer has no end-of-document token (none of {', '.join(_ENDS)})")
+        return self.role("end")
+
+    def role(self, role: str) -> int:
+        """The id of the special token for `role`, one of `weft.text.special.ROLES`, whatever its name here.
+
+        Raises WeftError when the tokenizer has none.
+        """
+        name = filling(role, self.special)
+        if name is None:
+            what = "end-of-document" if role == "end" else role
+            raise WeftError(f"the tokenizer has no {what} token (none of {', '.join(ROLES[role])})")
+        return self.special[name]
 
     @cached_property
     def unknown(self) -> int | None:
         """The id that stands for what the tokenizer never saw, where it has one."""
+        if isinstance(self.inner.model, models.Unigram):  # which does not tell
+            return self.declaration["model"]["unk_id"]
         name = getattr(self.inner.model, "unk_token", None)
         return self.inner.token_to_id(name) if name else None
 
@@ -95,6 +102,11 @@ class Tokenizer:
     def byte_level(self) -> bool:
         """Whether tokens are runs of bytes, in the alphabet of `weft.text.alphabet`."""
         return isinstance(self.inner.decoder, decoders.ByteLevel)
+
+    @cached_property
+    def declaration(self) -> dict[str, Any]:
+        """What tokenizer.json holds."""
+        return json.loads(self.inner.to_str())
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a text, without any special token.
@@ -123,16 +135,66 @@ class Tokenizer:
         token = self.inner.id_to_token(id)
         if token is None or id in self.special.values():
             return (token or "").encode()
-        return to_bytes(token) if self.byte_level else self.decode([id], skip_special=False).encode()
+        if self.byte_level:
+            return to_bytes(token)
+        if (byte := BYTE_TOKEN.fullmatch(token)) and self.declaration["model"].get("byte_fallback"):
+            return bytes([int(byte[1], 16)])
+        return self.decode([id], skip_special=False).encode()
+
+    def frame(self, text: str, second: str | None = None, length: int | None = None) -> Framed:
+        """A text, or a pair of them, between special tokens: [CLS] A [SEP] B [SEP], of at most `length` tokens.
+
+        Where that is too long the longer text loses its last tokens first. A tokenizer.json that says its own frame
+        (RoBERTa's <s> A </s></s> B </s>) is followed.
+        Raises WeftError when the tokenizer has no such special tokens, or `length` has no room for them.
+        """
+        return self.frame_batch([text], None if second is None else [second], length)[0]
+
+    def frame_batch(
+        self, texts: Sequence[str], seconds: Sequence[str] | None = None, length: int | None = None
+    ) -> list[Framed]:
+        """The same for many texts, or for the pairs of two equally long lists, on all cores."""
+        paired = seconds is not None
+        frame = self._frame
+        around = frame.num_special_tokens_to_add(paired)
+        if length is not None and length < around:
+            raise WeftError(f"length = {length}: the {around} special tokens around a text need more")
+        first, second = self._encodings(texts), self._encodings(seconds or ())
+        if paired and len(first) != len(second):
+            raise WeftError(f"{len(first)} texts cannot be paired with {len(second)}")
+        rows = []
+        for index, one in enumerate(first):
+            other = second[index] if paired else None
+            if length is not None:
+                sizes = longest_first((len(one), len(other) if other is not None else 0), length - around)
+                one.truncate(sizes[0])
+                if other is not None:
+                    other.truncate(sizes[1])
+            rows.append(framed(frame.process(one, other, True)))
+        return rows
+
+    def _encodings(self, texts: Sequence[str]) -> list[Encoding]:
+        return self.inner.encode_batch([checked(text) for text in texts], add_special_tokens=False)
+
+    @cached_property
+    def _frame(self) -> Any:
+        """The tokenizer's own frame, or BERT's of its tokens for the two roles."""
+        own = self.inner.post_processor
+        if own is not None and own.num_special_tokens_to_add(True) > 1:
+            return own
+        first, separator = self.role("first"), self.role("separator")
+        names = {id: name for name, id in self.special.items()}
+        return bert_frame((names[first], first), (names[separator], separator))
 
     def with_special(self, names: Iterable[str]) -> Self:
-        """The same tokenizer in which each of these tokens exists; new ones get the next free ids."""
-        missing = [name for name in dict.fromkeys(names) if name not in self.special]
+        """The same tokenizer in which each of these tokens exists, or another for the same role (<mask> for [MASK]);
+        new ones get the next free ids."""
+        missing = unfilled(names, self.special)
         if not missing:
             return self
         inner = tokenizers.Tokenizer.from_str(self.inner.to_str())
         inner.add_special_tokens(missing)
-        return type(self)(inner)
+        return type(self)(inner, self.notes)
 
 
 def checked(text: str) -> str:
@@ -152,8 +214,8 @@ class TokenizerConfig(Part, slot="tokenizer", default="bpe"):
 
     @classmethod
     def expand_short(cls, raw: Any) -> Any:
-        """A string that ends in .json is a `file`."""
-        if isinstance(raw, str) and raw not in cls.kinds and raw.endswith(".json"):
+        """A string that ends as a tokenizer's files do, or names a folder on its way, is a `file`."""
+        if isinstance(raw, str) and raw not in cls.kinds and (raw.endswith((".json", ".txt", ".bpe")) or "/" in raw):
             return {"kind": "file", "path": raw}
         return super().expand_short(raw)
 
@@ -172,127 +234,16 @@ class TokenizerConfig(Part, slot="tokenizer", default="bpe"):
 
     def notes(self, tokenizer: Tokenizer, total_bytes: int) -> list[str]:
         """What a person should hear about the tokenizer that was made."""
-        return []
+        return list(tokenizer.notes)
 
     def identity(self) -> Any:
         """What `train` depends on beside the text, as plain data."""
         return semantic(self)
 
 
-class Bpe(TokenizerConfig, kind="bpe"):
-    """Byte-level byte-pair encoding: frequent runs of bytes, nothing is ever unknown (Sennrich et al. 2016)."""
-
-    exact = True
-
-    vocab_size: int = Field(4096, ge=257)
-    """number of tokens, special ones and the 256 bytes included"""
-    sample_bytes: PositiveInt = 64_000_000
-    """about how much of the training text it is trained on; documents are taken evenly from all of it"""
-
-    def train(self, texts: Iterable[str], total_bytes: int, special: Sequence[str] = ()) -> Tokenizer:
-        names = _special(special)
-        if self.vocab_size < 256 + len(names):
-            raise WeftError(
-                f"data.tokenizer.vocab_size = {self.vocab_size}: 256 bytes and {len(names)} special tokens need at"
-                f" least {256 + len(names)}"
-            )
-        inner = tokenizers.Tokenizer(models.BPE())
-        inner.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(tokenizers.Regex(WORDS), "isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
-        inner.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=self.vocab_size,
-            special_tokens=names,
-            initial_alphabet=sorted(BYTE_TO_CHARACTER),
-            show_progress=False,
-        )
-        inner.train_from_iterator(sample(texts, total_bytes, self.sample_bytes), trainer)
-        return Tokenizer(inner)
-
-    def notes(self, tokenizer: Tokenizer, total_bytes: int) -> list[str]:
-        said = []
-        if total_bytes > self.sample_bytes:
-            said.append(
-                f"tokenizer: trained on about {size(self.sample_bytes)} of the {size(total_bytes)} of training text"
-                " (data.tokenizer.sample_bytes), taken evenly from all of it"
-            )
-        if tokenizer.vocab_size < self.vocab_size:
-            said.append(f"tokenizer: the text has only {tokenizer.vocab_size} tokens, not {self.vocab_size}")
-        return said
-
-
-class Characters(TokenizerConfig, kind="characters"):
-    """Each character of the training text is a token; another character is unknown, and lost."""
-
-    def train(self, texts: Iterable[str], total_bytes: int, special: Sequence[str] = ()) -> Tokenizer:
-        found: set[str] = set()
-        for text in texts:
-            found.update(text)
-        names = [*_special(special), UNKNOWN]
-        vocabulary = {token: id for id, token in enumerate([*names, *sorted(found)])}
-        inner = tokenizers.Tokenizer(models.BPE(vocabulary, merges=[], unk_token=UNKNOWN, fuse_unk=False))
-        inner.decoder = decoders.Fuse()
-        inner.add_special_tokens(names)
-        return Tokenizer(inner)
-
-
-class Bytes(TokenizerConfig, kind="bytes"):
-    """Each byte of UTF-8 is a token, whose id is the byte."""
-
-    exact = True
-
-    def train(self, texts: Iterable[str], total_bytes: int, special: Sequence[str] = ()) -> Tokenizer:
-        vocabulary = {character: byte for byte, character in enumerate(BYTE_TO_CHARACTER)}
-        inner = tokenizers.Tokenizer(models.BPE(vocabulary, merges=[]))
-        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        inner.decoder = decoders.ByteLevel()
-        inner.add_special_tokens(_special(special))
-        return Tokenizer(inner)
-
-
-class TokenizerFile(TokenizerConfig, kind="file"):
-    """A tokenizer.json that exists."""
-
-    path: str
-    """the tokenizer.json, or a folder that holds one"""
-
-    def train(self, texts: Iterable[str], total_bytes: int, special: Sequence[str] = ()) -> Tokenizer:
-        return self._load(special)
-
-    def notes(self, tokenizer: Tokenizer, total_bytes: int) -> list[str]:
-        added = tokenizer.special.keys() - Tokenizer.load(find(self.path)).special.keys()
-        return [f"tokenizer: {', '.join(sorted(added))} added to {self.path}, which lacks it"] if added else []
-
-    def identity(self) -> Any:
-        return {"kind": self.kind, "content": self._load(()).fingerprint}
-
-    def _load(self, special: Sequence[str]) -> Tokenizer:
-        tokenizer = Tokenizer.load(find(self.path))
-        ends = any(name in tokenizer.special for name in _ENDS)
-        return tokenizer.with_special([*(() if ends else (END_OF_DOCUMENT,)), *special])
-
-
-def _special(names: Sequence[str]) -> list[str]:
+def special_names(names: Sequence[str]) -> list[str]:
+    """The special tokens of a tokenizer that weft makes: the one that ends a document, and what is asked for."""
     return list(dict.fromkeys([END_OF_DOCUMENT, *names]))
-
-
-def find(path: str | Path) -> Path:
-    """The tokenizer.json that `path` is or holds: a file, a model folder, or a run (its newest checkpoint).
-
-    Raises WeftError when there is none.
-    """
-    place = Path(path).expanduser()
-    if place.is_file():
-        return place
-    inside = [place / "tokenizer.json", *sorted(place.glob("checkpoints/step-*/tokenizer.json"), reverse=True)]
-    for candidate in inside:
-        if candidate.is_file():
-            return candidate
-    raise WeftError(f"{path}: {'no tokenizer.json in this folder' if place.is_dir() else 'no such file'}")
 
 
 def sample(texts: Iterable[str], total_bytes: int, wanted_bytes: int) -> Iterator[str]:
@@ -305,3 +256,27 @@ def sample(texts: Iterable[str], total_bytes: int, wanted_bytes: int) -> Iterato
             taken += length
             yield text
         seen += length
+
+
+def frequent(texts: Iterable[str], most: int) -> tuple[list[str], int]:
+    """The characters of `texts`, in order, at most the `most` frequent ones; and how many were left out."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text)
+    kept = sorted(counts, key=lambda character: (-counts[character], character))[:most]
+    return sorted(kept), len(counts) - len(kept)
+
+
+def sampled(total_bytes: int, sample_bytes: int) -> list[str]:
+    """What is said where a tokenizer is trained on a part of the text."""
+    if total_bytes <= sample_bytes:
+        return []
+    return [
+        f"tokenizer: trained on about {size(sample_bytes)} of the {size(total_bytes)} of training text"
+        " (data.tokenizer.sample_bytes), taken evenly from all of it"
+    ]
+
+
+def fewer(found: int, asked: int) -> list[str]:
+    """What is said where a text has fewer tokens than were asked for."""
+    return [f"tokenizer: the text has only {found} tokens, not {asked}"] if found < asked else []
