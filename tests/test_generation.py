@@ -280,7 +280,7 @@ def test_more_than_learned_positions_number_is_refused_before_anything_is_comput
 
 def test_what_no_cache_can_hold_is_refused_at_once_and_written_without_one() -> None:
     model = small({"kind": "rotary", "scaling": {"kind": "dynamic", "factor": 2, "original_length": 8}})
-    with pytest.raises(WeftError, match="9 tokens through a cache: .*use_cache=False"):
+    with pytest.raises(WeftError, match=r"9 tokens through a cache: .*use_cache=False"):
         stream(model, BYTES, ["abcd"], Sampling(max_tokens=5))
     within = {"max_tokens": 4, "temperature": 0}
     assert generate(model, BYTES, "abcd", **within) == generate(model, BYTES, "abcd", use_cache=False, **within)
