@@ -145,7 +145,7 @@ def test_describe_of_a_preset_a_file_and_json(weft: Run, tmp_path: Path) -> None
     code, out, err = weft("describe", str(file), *tiny, "--json")
     assert (code, err) == (0, "")
     data = json.loads(out)
-    assert data["model"]["decoder"]["positions"] == {"kind": "learned"}
+    assert data["model"]["decoder"]["positions"] == {"kind": "learned", "offset": 0}
     assert (data["length"], data["batch"], data["precision"]) == (16, 2, "fp32")
 
 

@@ -286,7 +286,7 @@ def test_all_problems_at_once_each_with_its_path_and_the_nearest_name() -> None:
         "d_model = -1: should be greater than 0",
         "decoder.norm.epsilon = 'small': should be a valid number",
         "decoder.positions: no positions called 'rotry'; did you mean 'rotary'? (known: alibi, learned, none, rotary,"
-        " rotary-alibi, sinusoidal)",
+        " rotary-alibi, sinusoidal, t5)",
         "decoder.n_layer: no such option; did you mean 'n_layers'? (decoder has: n_layers, ",
         f"{attention}.n_head: no such option; did you mean 'n_heads'? ({attention} (dot-product) has: ",
         f"{feedforward}.witdh: no such option; did you mean 'width'? ({feedforward} (gelu) has: ",

@@ -278,6 +278,15 @@ def test_more_than_learned_positions_number_is_refused_before_anything_is_comput
         generate(model, BYTES, "a" * 64)
 
 
+def test_what_no_cache_can_hold_is_refused_at_once_and_written_without_one() -> None:
+    model = small({"kind": "rotary", "scaling": {"kind": "dynamic", "factor": 2, "original_length": 8}})
+    with pytest.raises(WeftError, match=r"9 tokens through a cache: .*use_cache=False"):
+        stream(model, BYTES, ["abcd"], Sampling(max_tokens=5))
+    within = {"max_tokens": 4, "temperature": 0}
+    assert generate(model, BYTES, "abcd", **within) == generate(model, BYTES, "abcd", use_cache=False, **within)
+    assert len(list(stream(model, BYTES, ["abcd"], Sampling(max_tokens=5), use_cache=False))) == 5
+
+
 def test_as_many_as_learned_positions_number_are_written() -> None:
     model = small("learned")
     for options in ({"max_tokens": 24}, {}):

@@ -14,6 +14,7 @@ from properties import close, logits, tokens
 from torch import Tensor
 
 from weft.errors import WeftError
+from weft.models.cost import generation_memory
 from weft.nn import Dims, Inputs, Rotary, RotaryScaling, fused
 from weft.nn.scaling import Turning
 
@@ -177,6 +178,8 @@ def test_no_cache_where_each_token_changes_all_angles() -> None:
     with pytest.raises(WeftError, match=r"6 tokens through a cache: .* scaling: dynamic.* beyond 5 .*use_cache=False"):
         logits(model, x_BT[:, 5:], cache)
     assert cache.lengths == [5, 5]
+    assert generation_memory(model.config, 2, 5).cache > 0
+    assert generation_memory(model.config, 2, 6).cache == 0
     own = parts.small(
         {"block": {"attention": {"positions": {"kind": "rotary", "scaling": {"kind": "dynamic", "factor": 2}}}}}
     )

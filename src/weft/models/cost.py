@@ -130,7 +130,7 @@ class TrainingMemory:
 class GenerationMemory:
     """Bytes of generation, and the most that is alive at once while a prompt of that length is read in one go.
 
-    An encoder only reads, and keeps nothing.
+    An encoder only reads, and keeps nothing; nor does a decoder in a text longer than a cache may hold.
     """
 
     parameters: int
@@ -200,7 +200,9 @@ def generation_memory(config: ModelConfig, batch: int, length: int, precision: P
     """
     with torch.no_grad(), _fake() as live:
         model = _model(config, precision).eval()
-        parameters, cache = live.now, None if model.decoder is None else model.new_cache(batch)
+        parameters, cache = live.now, None
+        if model.decoder is not None and length <= (model.decoder.cached_limit() or length):
+            cache = model.new_cache(batch)
         tokens_BT = torch.zeros(batch, length, dtype=torch.long)
         output = model(tokens_BT, source=_source(model, batch, length), cache=cache)
         for head in model.heads.values():

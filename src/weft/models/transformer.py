@@ -85,13 +85,17 @@ class Stack(Module):
         """The longest sequence that the positions can number, or None."""
         return min((scheme.limit for scheme in self._schemes() if scheme.limit is not None), default=None)
 
+    def cached_limit(self) -> int | None:
+        """The longest text that may be computed in pieces, through a cache; None: any that can be numbered."""
+        return min((item.cached_limit for item in self._schemes() if item.cached_limit is not None), default=None)
+
     def check_cached(self, length: int) -> None:
         """Raises WeftError when a text of so many tokens cannot be computed in pieces, through a cache."""
-        limits = [scheme.cached_limit for scheme in self._schemes() if scheme.cached_limit is not None]
-        if length > min(limits, default=length):
+        limit = self.cached_limit()
+        if limit is not None and length > limit:
             raise WeftError(
                 f"{length} tokens through a cache: with these positions (as scaling: dynamic) each token beyond"
-                f" {min(limits)} changes the keys of all before it, which a cache has already; compute without one"
+                f" {limit} changes the keys of all before it, which a cache has already; compute without one"
                 " (use_cache=False), or choose positions that do not"
             )
 

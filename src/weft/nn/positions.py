@@ -146,7 +146,7 @@ def alibi_slopes(n_heads: int) -> list[float]:
 
 
 class T5(Positions, kind="t5"):
-    """T5's relative positions: each head learns what to add to its scores at each distance, or bucket of distances.
+    """T5's relative positions: heads learn what to add to scores at each bucket of distances.
 
     Raffel et al. 2020, section 2.1 (arXiv 1910.10683). Of n buckets n/2 hold one distance each; the others widen by
     equal ratios up to `max_distance`, and the last holds all beyond. A stack that sees both ways has half of its

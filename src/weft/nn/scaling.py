@@ -48,7 +48,7 @@ class Turning:
 
 
 class RotaryScaling(Part, slot="scaling", default="none"):
-    """How rotary's wavelengths are stretched, so that a model reads texts longer than those it was trained on."""
+    """How rotary's wavelengths are stretched for texts longer than those of training."""
 
     def frequencies(self, turning: Turning) -> Tensor:
         """Radians a place of each pair, P or B x T x P."""
@@ -100,11 +100,11 @@ class NtkScaling(Stretched, kind="ntk"):
 
 
 class DynamicScaling(Stretched, kind="dynamic"):
-    """NTK-aware scaling by as much as a text needs: its own length decides, and within the original nothing changes.
+    """NTK-aware scaling by as much as a text's own length needs: up to the original, none.
 
-    Peng et al. 2023, section 3.3, as transformers writes it: theta' = theta (factor length/original - (factor -
-    1))^(width/(width - 2)). Beyond the original length each new token changes the angles of all that came before, so a
-    cache cannot hold them, and is refused there.
+    Peng et al. 2023, section 3.3, as transformers writes it: theta' = theta s^(width/(width - 2)) with the stretch
+    s = factor length/original - (factor - 1). Beyond the original length each new token changes the angles of all that
+    came before, so that a cache cannot hold them, and is refused there.
     """
 
     original_length: PositiveInt | None = None
@@ -125,7 +125,7 @@ class DynamicScaling(Stretched, kind="dynamic"):
 
 
 class Llama3Scaling(Stretched, kind="llama-3"):
-    """Pairs that make few turns within the original length turn `factor` times slower, those with many as before.
+    """Pairs with few turns within the original length are slowed down, those with many not.
 
     Dubey et al. 2024, "The Llama 3 Herd of Models" (arXiv 2407.21783), as its authors' code does it: with r turns, the
     frequency is (1 - s) f/factor + s f, s = (r - low)/(high - low) kept within 0 and 1.
@@ -157,7 +157,7 @@ class Llama3Scaling(Stretched, kind="llama-3"):
 
 
 class YarnScaling(Stretched, kind="yarn"):
-    """Slow pairs are interpolated, fast ones left, and attention is made as sharp as it was in shorter texts.
+    """Slow pairs are interpolated, fast ones left, and attention is sharpened.
 
     Peng et al. 2023, "YaRN", sections 3.2 and 3.4 (arXiv 2309.00071). As in the authors' code the ramp between both is
     linear in a pair's index, from the one that makes `beta_fast` turns within the original length to that with
