@@ -219,7 +219,7 @@ def read(
 ) -> Tensor:
     """Logits, the first `lengths[b]` valid tokens of each row being its prefix."""
     valid = torch.ones_like(x_BT, dtype=torch.bool) if valid is None else valid
-    prefix = valid.long().cumsum(1) <= torch.tensor(lengths)[:, None]  # of padding, too: nobody should look at it
+    prefix = (valid.long().cumsum(1) <= torch.tensor(lengths)[:, None]) | ~valid  # padding's flag is to mean nothing
     given = None if bool(valid.all()) else valid
     return logits(model, Inputs(tokens_BT=x_BT, valid_BT=given, prefix_BT=prefix), cache)
 
@@ -243,18 +243,20 @@ def test_prefixes_of_unequal_lengths_padded_packed_and_cached(mask: Any, kernel:
     model, lengths, ends = prefixed(mask, kernel=kernel), [3, 1, 5], [6, 4, 9]
     x_BT = tokens(model, 3, 11)
     alone = [read(model, row[None, :end], [length])[0] for row, end, length in zip(x_BT, ends, lengths, strict=True)]
-    valid_BT = torch.arange(11) >= 11 - torch.tensor(ends)[:, None]
-    padded_BT = torch.zeros_like(x_BT)
-    for row, end in enumerate(ends):
-        padded_BT[row, 11 - end :] = x_BT[row, :end]
-    cache = model.new_cache(3)
-    for found in (read(model, padded_BT, lengths, None, valid_BT), read(model, padded_BT, lengths, cache, valid_BT)):
-        for row in range(3):
-            close(found[row, valid_BT[row]], alone[row])
-    following = logits(model, torch.tensor([[1], [2], [3]]), cache)
-    for row, (end, length) in enumerate(zip(ends, lengths, strict=True)):
-        longer = torch.cat([x_BT[row, :end], torch.tensor([row + 1])])[None]
-        close(following[row], read(model, longer, [length])[0, -1:])
+    for left in (True, False):
+        padded_BT, valid_BT = torch.zeros_like(x_BT), torch.zeros_like(x_BT, dtype=torch.bool)
+        for row, end in enumerate(ends):
+            place = slice(11 - end, 11) if left else slice(0, end)
+            padded_BT[row, place], valid_BT[row, place] = x_BT[row, :end], True
+        cache = model.new_cache(3)
+        for kept in (None, cache):
+            found = read(model, padded_BT, lengths, kept, valid_BT)
+            for row in range(3):
+                close(found[row, valid_BT[row]], alone[row])
+        following = logits(model, torch.tensor([[1], [2], [3]]), cache)
+        for row, (end, length) in enumerate(zip(ends, lengths, strict=True)):
+            longer = torch.cat([x_BT[row, :end], torch.tensor([row + 1])])[None]
+            close(following[row], read(model, longer, [length])[0, -1:])
     documents_BT = torch.tensor([[0] * 6 + [1] * 4])
     positions_BT = torch.tensor([[*range(6), *range(4)]])
     prefix_BT = positions_BT < torch.tensor([[3] * 6 + [1] * 4])
