@@ -81,7 +81,8 @@ def test_shared_weights_start_as_the_first_layer_s_and_are_told() -> None:
             {"n_layers": 4, "share": "all", "pattern": [{}, {"attention": "none"}]},
             "layers that share their weights are",
         ),
-        ({"n_layers": 2, "share": "some"}, "share"),
+        ({"n_layers": 2, "share": "some"}, r"decoder\.share = 'some': should be `all` or a number of groups of layers"),
+        ({"n_layers": 2, "share": True}, r"decoder\.share = True: should be `all` or a number of groups of layers"),
     ],
 )
 def test_what_cannot_be_shared_is_refused(stack: dict[str, Any], message: str) -> None:

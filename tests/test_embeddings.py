@@ -124,3 +124,20 @@ def test_a_norm_after_the_embedding_is_each_stack_s_own() -> None:
     }
     assert "embedding_norm" not in str(build(SIZES).state_dict().keys())
     assert ModelConfig.load(model.config.dump()) == model.config
+
+
+def test_whatever_precision_activations_have() -> None:
+    """Narrow table, norms, gates and both heads in bf16, near what float32 says."""
+    block = {"kind": "sandwich", "feedforward": {"kind": "geglu", "approximate": "quick"}}
+    stack = {**STACK, "norm": {"kind": "rms", "zero_centered": True}, "block": block}
+    embedding = {"kind": "factorized", "width": 12, "n_segments": 2}
+    model = build({**SIZES, "embedding": embedding, "decoder": stack, "heads": {"lm": "lm", "mlm": "mlm"}}).eval()
+    parts.stir(model, 0.1)
+    inputs = Inputs(tokens_BT=tokens(model, 2, 5), segments_BT=SEGMENTS)
+    exact = logits(model, inputs)
+    masked = model.head("mlm")(model(inputs).x_BTD).detach()
+    model.compute_dtype = torch.bfloat16
+    output = model(inputs)
+    assert output.x_BTD.dtype == torch.bfloat16
+    close(output.logits_BTV.detach().float(), exact, 30 * 2**-9)
+    close(model.head("mlm")(output.x_BTD).detach().float(), masked, 30 * 2**-9)

@@ -52,7 +52,7 @@ def model_folder(tmp_path: Path) -> Path:
     [
         {"embedding.tied": True, "decoder.positions": "rotary"},
         {"embedding.tied": False, "decoder.positions": "learned", "decoder.norm": "layer", "heads.lm.bias": True},
-        {"embedding": {"kind": "factorized", "width": 8}, "decoder.share": "all", "heads.mlm": "mlm"},
+        {"embedding": {"kind": "factorized", "width": 8}, "decoder.share": "all", "heads": {"lm": "lm", "mlm": "mlm"}},
     ],
 )
 def test_what_was_saved_is_what_is_loaded(tmp_path: Path, changes: dict[str, Any]) -> None:

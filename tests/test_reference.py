@@ -103,7 +103,7 @@ def test_norm(level: dict[str, Any]) -> None:
     compare(module, module, lambda at, x: np.array([formula(part.dump(), at, row) for row in x]), normal(1, 4, 8))
 
 
-@pytest.mark.parametrize("level", levels("feedforward"))
+@pytest.mark.parametrize("level", [*levels("feedforward"), pytest.param({"kind": "gelu", "approximate": "quick"})])
 def test_feedforward(level: dict[str, Any]) -> None:
     part = SLOTS["feedforward"].choose(level)
     built, formula = part.build(DIMS), reference.FEEDFORWARDS[part.kind]

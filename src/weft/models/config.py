@@ -8,7 +8,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 from torch import nn
 
 from weft.config import Override, Part, Place, Section, Slot, expand, load, merge, unknown_name
@@ -70,6 +79,16 @@ class StackConfig(Section):
     share: Literal["all"] | PositiveInt | None = None
     """layers that share their weights: all of them (Lan et al. 2020, ALBERT, section 3.1), or the number of groups of
     neighbours that share theirs; none unless given"""
+
+    @field_validator("share", mode="wrap")
+    @classmethod
+    def _all_or_a_number(cls, value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            if not isinstance(value, bool):
+                return check(value)
+        except ValidationError:
+            pass
+        raise ValueError("should be `all` or a number of groups of layers")
 
     @model_validator(mode="after")
     def _check_layers(self) -> StackConfig:

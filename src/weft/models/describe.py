@@ -247,7 +247,7 @@ def declarations(config: TransformerConfig) -> dict[str, Part]:
         elif isinstance(value, Mapping):
             found |= {f"{name}.{key}": part for key, part in value.items()}
         elif isinstance(value, StackConfig):
-            found |= {f"{name}.positions": value.positions, f"{name}.norm": value.norm}
+            found |= {f"{name}.{part}": getattr(value, part) for part in ("positions", "embedding_norm", "norm")}
             across = config.dims(name).across
             for index, layer in enumerate(value.layers()):
                 found |= _layer(f"{name}.blocks.{index}", layer, value.norm, across=across)
@@ -258,7 +258,7 @@ def _layer(path: str, layer: BlockPart, norm: Part, *, across: bool) -> dict[str
     parts = {name: getattr(layer, name) for name in type(layer).model_fields}
     parts["cross_attention"] = layer.reading() if across else None
     inside = {name: part for name, part in parts.items() if isinstance(part, Part) and name != "norm"}
-    norms = {f"{path}.{name}_norm": parts.get("norm") or norm for name in inside}
+    norms = {f"{path}.{name}": parts.get("norm") or norm for name in ("norm", *(f"{name}_norm" for name in inside))}
     return {path: layer, **{f"{path}.{name}": part for name, part in inside.items()}, **norms}
 
 

@@ -78,7 +78,7 @@ class RmsNorm(Module):
         self.weight = self.parameter("weight", (width,), Constant(0.0 if self.zero_centered else 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        # the sum in the weight's own precision: next to 1 a bf16 would not see it move
+        # summed in the weight's own precision, so that the gain is rounded once
         gain = 1 + self.weight if self.zero_centered else self.weight
         return fused.rms_norm(x, gain, self.epsilon)
 
