@@ -94,6 +94,9 @@ TRIED = {
 formula, and whatever goes with the default goes with it (of a slot, its kinds are tried): those are in test_reference,
 and each is shown to be alive."""
 
+ALONE = {"dropout", "epsilon", "stochastic_depth"}
+"""So it is with options of these names, whoever has them: properties are those of evaluation."""
+
 Case = dict[str, str]
 Pair = tuple[tuple[str, str], tuple[str, str]]
 INHERIT = "null"
@@ -135,6 +138,8 @@ def is_choice(section: type[Section], name: str) -> bool:
 
 def tried(section: type[Section], name: str) -> int:
     """TRIED of the section, or of what it has the option from."""
+    if name in ALONE:
+        return 0
     return next((TRIED[above.__name__, name] for above in section.__mro__ if (above.__name__, name) in TRIED), 1)
 
 
@@ -306,11 +311,16 @@ def product() -> Iterator[Case]:
 
 
 def pairwise(where: Mapping[str, Place]) -> tuple[list[Case], dict[Pair, str]]:
-    """Cases in which every two levels of different places meet; and the pairs that are refused, with the reason."""
+    """Cases in which every two levels of different places meet; and the pairs that are refused, with the reason.
+
+    A choice that overrides another meets what it overrides: what goes with that one goes with it.
+    """
     order = random.Random(0)
+    overriding = {path: _overridden(path, where) for path, place in where.items() if INHERIT in place.levels}
     missing = {
         pair
         for (a, first), (b, second) in itertools.combinations(sorted(where.items()), 2)
+        if b in (overriding.get(a) or [b]) and a in (overriding.get(b) or [a])
         for pair in itertools.product(((a, level) for level in first.levels), ((b, level) for level in second.levels))
     }
     cases, refused, accepted, tries = [], dict[Pair, str](), set[tuple[str, str]](), Counter[tuple[str, str]]()
