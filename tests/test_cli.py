@@ -183,8 +183,8 @@ def test_list_of_a_slot_tells_each_option(weft: Run) -> None:
     assert max(map(len, out.splitlines())) <= 100
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert "n_heads integer > 0 4 number of query heads" in lines
-    assert "kernel auto | blocked | sdpa | reference auto how it is computed [execution]" in lines
-    assert "score part: score softmax from products to weights" in lines
+    assert "kernel auto | blocked | sdpa | flex | reference auto how it is computed [execution]" in " ".join(lines)
+    assert "score part: score softmax from products to weights" in " ".join(lines)
     assert "size integer > 0 required keys seen" in " ".join(weft("list", "parts", "window")[1].split())
     assert (
         "decoder.n_layers"

@@ -1,7 +1,8 @@
 """FlexAttention (Dong et al. 2024, arXiv 2412.05496): PyTorch compiles a mask, a cap and a bias into one kernel.
 
 A mask is given twice: block by block, from its `coverage`, so that empty blocks are left out and full ones not asked
-about; and pair by pair, for the mixed ones. The first call for a kind of mask takes seconds: it is compiled.
+about; and pair by pair, for the mixed ones. The first call for a kind of mask takes seconds: it is compiled; on a CPU
+for every length anew.
 """
 
 from __future__ import annotations
@@ -37,10 +38,11 @@ def no_compiler() -> str | None:
 
 
 @functools.cache
-def _compiled() -> Callable[..., Tensor]:
+def _compiled(device: str) -> Callable[..., Tensor]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=True)
+    # what torch 2.13 generates for a CPU and lengths that vary is no valid C++ once the mask reads tensors
+    return torch.compile(flex_attention, dynamic=False if device == "cpu" else None)
 
 
 def flex_attention(
@@ -62,7 +64,7 @@ def flex_attention(
             s = limit * torch.tanh(s / limit)
         return s if bias_BHTS is None else s + bias_BHTS[_row(bias_BHTS, b), h, i, j].to(s.dtype)
 
-    out_BHTL: Tensor = _compiled()(
+    out_BHTL: Tensor = _compiled(q_BHTK.device.type)(
         q_BHTK,
         k_BGSK,
         v_BGSL,

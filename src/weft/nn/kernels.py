@@ -18,6 +18,9 @@ from weft.nn.masks import Causal, Mask
 from weft.nn.scores import SoftmaxWeighting, Weighting
 from weft.nn.sides import Sides
 
+FEW = 16
+"""Queries that are not worth a compiler's seconds."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -175,6 +178,11 @@ class Flex(Kernel):
             return f"it computes on CPUs and CUDA devices, not on {device}"
         if device == "cpu" and torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
             return "on a CPU it computes no gradients"
+        queries, keys = call.q_BHTK.shape[2], call.k_BGSK.shape[2]
+        if device == "cpu" and queries < min(keys, FEW):
+            return (
+                f"on a CPU it compiles for every length, not for the {queries} of {keys} tokens that go on from a cache"
+            )
         if dtype not in (torch.float32, torch.bfloat16, torch.float16):
             return f"it computes in float32 and less, not in {str(dtype).removeprefix('torch.')}"
         return super().refuses(call) or (no_compiler() if device == "cpu" else None)
