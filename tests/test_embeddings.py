@@ -40,7 +40,7 @@ def expected(model: Transformer, text: Tensor, segments: Tensor | None = None) -
 def test_token_and_segment_and_position(kind: str, scaled: bool) -> None:
     """Devlin et al. 2019: their sum; every token is of segment 0 unless said otherwise."""
     width = {"width": 12} if kind == "factorized" else {}
-    model = small(STACK, embedding={"kind": kind, "n_segments": 2, "scaled": scaled, **width})
+    model = small(STACK, embedding={"kind": kind, "n_segments": 2, "scaled": scaled, "tied": not scaled, **width})
     x_BT = tokens(model, 2, 5)
     given = logits(model, Inputs(tokens_BT=x_BT, segments_BT=SEGMENTS))
     for row in range(2):
