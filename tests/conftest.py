@@ -13,11 +13,11 @@ os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARAL
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what is marked slow, unless WEFT_TEST_ALL=1 (`make test-all`) asks for it; the longest file first.
+    """Leave out what is marked slow, unless WEFT_TEST_ALL=1 (`make test-all`) asks for it; the longest files first.
 
     Files are given to processes whole, in this order, so that none is left alone with the longest at the end.
     """
-    items.sort(key=lambda item: item.path.name != "test_properties.py")
+    items.sort(key=lambda item: item.path.name not in ("test_properties.py", "test_docs.py"))
     if os.environ.get("WEFT_TEST_ALL", "0") in ("", "0"):
         for item in items:
             if item.get_closest_marker("slow"):

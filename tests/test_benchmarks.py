@@ -96,6 +96,7 @@ def test_one_core_and_two_give_the_same_data(tmp_path: Path) -> None:
     data.write_text(tmp_path / "text.jsonl", 1)
     lines = (tmp_path / "text.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(set(lines)) == len(lines) > 100
+    data.train_tokenizer(tmp_path / "text.jsonl")
     seconds, peak, digest, size = data.prepare(data._TOKENISE, tmp_path / "text.jsonl", {0})
     assert seconds > 0
     assert peak > 10

@@ -180,8 +180,8 @@ def test_logits_loss_and_gradients(name: str) -> None:
     assert len(grads) > 20
     for path, grad in grads.items():
         found = mine.get_parameter(path).grad
-        # softmax does not feel a shift of all scores: the keys' bias has no gradient but rounding
-        scale = max(float(grad.abs().max()), 1e-3 if path.endswith("key.bias") else 0.0)
+        # softmax does not feel a shift of all scores: the keys' bias has no gradient but rounding, theirs in float32
+        scale = max(float(grad.abs().max()), 1e-2 if path.endswith("key.bias") else 0.0)
         torch.testing.assert_close(found / scale, grad / scale, rtol=0, atol=10 * TOLERANCE, msg=path)
 
 

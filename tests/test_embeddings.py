@@ -108,7 +108,7 @@ def test_stacks_and_head_of_a_factorised_model_have_one_matrix() -> None:
 def test_vectors_in_place_of_tokens_are_as_wide_as_the_table() -> None:
     model = small(STACK, embedding={"kind": "factorized", "width": 4, "n_segments": 2})
     x_BT = tokens(model, 2, 5)
-    x_BTE = model.embedding(x_BT)
+    x_BTE = model.embedding(Inputs(tokens_BT=x_BT))
     assert x_BTE.shape == (2, 5, 4)
     close(logits(model, Inputs(x_BTD=x_BTE)), logits(model, x_BT), 1e-15)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reference.calculus import Array, affine, below
+from reference.calculus import Array, affine, below, sigmoid
 from reference.norms import NORMS
 from reference.positions import POSITIONS
 
@@ -92,11 +92,6 @@ def intersection(options: Options, query: int, key: int, ordered: bool, within: 
 
 def _has_prefix(options: Options) -> bool:
     return options["kind"] == "prefix" or any(_has_prefix(one) for one in options.get("of", ()))
-
-
-def sigmoid(x: Array) -> Array:
-    """1 / (1 + exp(-x))."""
-    return 1 / (1 + np.exp(-x))
 
 
 def ungated(parameters: Mapping[str, Array], x: Array, mixed: Array) -> Array:

@@ -26,6 +26,12 @@ def erf(z: complex) -> complex:
     return complex(math.erf(z.real), 2 / math.sqrt(math.pi) * math.exp(-z.real * z.real) * z.imag)
 
 
+def sigmoid(z: Array) -> Array:
+    """1 / (1 + e^-z)."""
+    small = np.exp(np.where(z.real < 0, z, -z))  # e^-|z|: e^z overflows
+    return np.where(z.real < 0, small, 1) / (1 + small)
+
+
 def matrix(weight: Array, x: Array) -> Array:
     """y_i = sum_j W_ij x_j."""
     return np.array([np.sum(row * x) for row in weight])

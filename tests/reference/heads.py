@@ -18,6 +18,8 @@ def lm(options: Options, held: Mapping[str, Array], x: Array) -> Array:
     """T x V: Press and Wolf 2017; of a factorised table (Lan et al. 2020, section 3.1) W (P^T x), P of shape D x E."""
     if "back.weight" in held:
         x = np.array([matrix(held["back.weight"].T, vector) for vector in x])
+    if options.get("scaled"):  # Raffel et al. 2020's code
+        x = x / np.sqrt(x.shape[-1])
     return np.array([affine(held, "projection", vector) for vector in x])
 
 

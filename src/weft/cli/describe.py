@@ -20,6 +20,13 @@ def command(
     ] = 4096,
     precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: what training would use here")] = "auto",
     plugins: Annotated[list[str] | None, typer.Option(help="a Python file with parts of your own, to be run")] = None,
+    tokens: Annotated[
+        float | None, typer.Option(help="tokens of a training, such as 300e9: its days and price")
+    ] = None,
+    on: Annotated[str, typer.Option(help="what it runs on: v100, a100, h100 ..., or FLOP/s as 312e12")] = "h100",
+    devices: Annotated[int, typer.Option(min=1, help="how many of them")] = 1,
+    utilization: Annotated[float, typer.Option(help="share of their peak that is used")] = 0.4,
+    price: Annotated[float | None, typer.Option(min=0, help="of one of them for an hour")] = None,
     machine: Annotated[bool, typer.Option("--machine", help="tell of this machine instead, and measure it")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
@@ -38,6 +45,7 @@ def command(
     from weft.models.config import ModelConfig
     from weft.models.cost import Precision
     from weft.models.describe import describe
+    from weft.models.pretraining import pretraining
 
     if precision not in ("auto", "fp32", "bf16"):
         raise WeftError(f"--precision {precision}: should be auto, fp32 or bf16")
@@ -50,10 +58,14 @@ def command(
     found = describe(config, batch, length, name=model, vocab_size=vocab_size, precision=chosen)
     for note in notes:
         typer.echo(f"note: {note}", err=True)
+    training = None
+    if tokens is not None:
+        training = pretraining(3 * found.cost.flops, tokens, on, devices, utilization, price)
     if as_json:
-        typer.echo(json.dumps(found.data(), ensure_ascii=False, indent=2))
+        more = {} if training is None else {"pretraining": training.data()}
+        typer.echo(json.dumps({**found.data(), **more}, ensure_ascii=False, indent=2))
     else:
-        typer.echo("\n".join(found.lines()))
+        typer.echo("\n".join([*found.lines(), *(["", *training.lines()] if training else [])]))
 
 
 def _tell_machine(precision: str, as_json: bool) -> None:

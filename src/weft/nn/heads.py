@@ -86,10 +86,12 @@ class Lm(Head, kind="lm"):
 
     bias: bool = False
     """learn a shift for every token"""
+    scaled: bool = False
+    """divide the vectors by the root of their width first (Raffel et al. 2020, T5, in its code)"""
 
     def build(self, dims: Dims, embedding: Module) -> LanguageModelHead:
         width, to_embedding = read_with(embedding, dims)
-        return LanguageModelHead(embedding, dims, width, to_embedding, bias=self.bias)
+        return LanguageModelHead(embedding, dims, width, to_embedding, bias=self.bias, scaled=self.scaled)
 
 
 class MaskedLm(GeluForm, Head, kind="mlm"):
@@ -121,15 +123,20 @@ def read_with(embedding: Module, dims: Dims) -> tuple[int, Module | None]:
 
 
 class LanguageModelHead(HeadModule):
-    """logits_BTV = x W^T + b; W is the embedding's table where that is tied, to whose width `to_embedding` leads."""
+    """logits_BTV = scale x W^T + b; W is the embedding's table where that is tied.
+
+    To its width `to_embedding` leads.
+    """
 
     taps = ("logits",)
 
     def __init__(
-        self, embedding: Module, dims: Dims, width: int, to_embedding: Module | None = None, *, bias: bool
-    ) -> None:
+        self, embedding: Module, dims: Dims, width: int, to_embedding: Module | None = None, *, bias: bool,
+        scaled: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.to_embedding = to_embedding
+        self.scale = width**-0.5 if scaled else 1.0
         self.projection = Linear(width, dims.vocab_size, Normal(dims.init_std), bias=bias)
         self.tie(embedding)
 
@@ -144,7 +151,8 @@ class LanguageModelHead(HeadModule):
 
     def transform(self, x_BTD: Tensor) -> Tensor:
         """What is multiplied with each token's vector, B x T x E."""
-        return x_BTD if self.to_embedding is None else self.to_embedding(x_BTD)
+        x_BTE: Tensor = x_BTD if self.to_embedding is None else self.to_embedding(x_BTD)
+        return x_BTE if self.scale == 1.0 else x_BTE * self.scale
 
     def loss(self, x_BTD: Tensor, targets_BT: Tensor, chunk: int = 512, smoothing: float = 0.0) -> Term:
         """Summed cross-entropy in nats over the targets that are not IGNORE, and their count.

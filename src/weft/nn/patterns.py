@@ -51,7 +51,11 @@ class MaskPart(Part, slot="mask", default="none"):
     @classmethod
     def short_schema(cls) -> dict[str, Any]:
         """A kind's name, or several patterns together."""
-        together = {"type": "object", "properties": {"all": _SEVERAL, "any": _SEVERAL}, "additionalProperties": False}
+        several = {
+            "any": {**_SEVERAL, "description": "what at least one of these patterns lets a query see"},
+            "all": {**_SEVERAL, "description": "what every one of these patterns lets a query see"},
+        }
+        together = {"type": "object", "properties": several, "additionalProperties": False}
         return {"anyOf": [super().short_schema(), together]}
 
 
