@@ -305,7 +305,7 @@ WRONG = [
     ),
     ({"kind": "transfomer"}, "no model called 'transfomer'; did you mean 'transformer'?"),
     ({"d_model": "x" * 100}, f"d_model = '{'x' * 56}...: should be a valid integer"),
-    ("gpt3", "no preset called 'gpt3'; did you mean 'gpt2'? (known: "),
+    ("gtp2", "no preset called 'gtp2'; did you mean 'gpt2'? (known: "),
     (
         {"decoder": {"block": {"attention": {"mask": "window"}}}},
         "decoder.block.attention.mask.size: needs a value (keys seen",

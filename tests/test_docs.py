@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
+import tutorials
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SMALL = [
@@ -100,6 +103,14 @@ def test_page(page: Path, tmp_path: Path) -> None:
             run([sys.executable, "-c", text], tmp_path)
         else:
             assert language == "text", f"{page.name}: a block of {language} that nothing runs"
+
+
+@pytest.mark.parametrize("page", sorted(tutorials.FOLDER.glob("*.md")), ids=lambda page: page.name)
+def test_tutorial(page: Path) -> None:
+    """What a tutorial says its code prints is what it prints."""
+    outputs = tutorials.printed(page)
+    assert len(outputs) == page.read_text(encoding="utf-8").count("```python\n") > 3
+    assert tutorials.filled(page, outputs) == page.read_text(encoding="utf-8")
 
 
 def test_the_pages_have_blocks() -> None:

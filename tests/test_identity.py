@@ -56,7 +56,7 @@ def test_what_weft_reads_fits_the_schema() -> None:
 @pytest.mark.parametrize(
     "document",
     [
-        "gpt3",
+        "gtp2",
         {"d_modle": 3},
         {"d_model": 0},
         {"dropout": 1.0},

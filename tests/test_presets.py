@@ -36,6 +36,10 @@ def test_published_counts(name: str, count: int) -> None:
     assert parameter_count(blank(ModelConfig.load(name))) == count
 
 
+def test_the_big_model_with_the_vocabulary_of_the_base_one() -> None:
+    assert parameter_count(blank(ModelConfig.load("transformer-big").bind(37_000))) == 214_245_376
+
+
 @pytest.mark.parametrize(("name", "count"), PUBLISHED.items())
 def test_a_preset_tells_its_count(name: str, count: int) -> None:
     text = (resources.files("weft.models") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
