@@ -239,7 +239,9 @@ def test_command(tmp_path: Path) -> None:
     assert [item.name for item in file.parent.iterdir()] == ["model.svg"]
 
 
-@pytest.mark.parametrize("more", [["--svg", "FOLDER"], ["--svg", "FILE/below.svg"], ["--equations", "--json"]])
+@pytest.mark.parametrize(
+    "more", [["--svg", "FOLDER"], ["--svg", "FILE/below.svg"], ["--svg", "/proc/x.svg"], ["--equations", "--json"]]
+)
 def test_command_refuses_in_one_line(
     more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

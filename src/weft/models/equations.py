@@ -19,6 +19,7 @@ from weft.nn.part import Equations, ModelPart, escape
 
 LEGEND = (
     "Vectors are rows. Tokens: i, j = 0, ..., T - 1; heads: h = 1, ..., H; [...] is 1 where it holds, else 0.",
+    "Each place and each layer has parameters of its own, unless it is said that layers share theirs.",
     "Dropout is for training only, and left out. For amsmath and amssymb.",
 )
 

@@ -14,7 +14,10 @@ from weft.nn.part import Equations, ModelPart
 
 
 class Gate(ModelPart, slot="gate", default="none"):
-    """What the heads' mixtures are multiplied with, before the output matrix; equations call it G_{hi}."""
+    """What the heads' mixtures are multiplied with, before the output matrix.
+
+    Equations call it G_{hi}.
+    """
 
     def build(self, dims: Dims, n_heads: int, width: int) -> OutputGate | None:
         """The gate of so many heads of `width` channels, or None for `none`."""

@@ -52,7 +52,10 @@ _PLAIN = r"\theta^{-2k/w}"
 
 
 class RotaryScaling(ModelPart, slot="scaling", default="none"):
-    """How rotary's wavelengths are stretched for texts longer than those of training; equations tell f_k."""
+    """How rotary's wavelengths are stretched for texts longer than those of training.
+
+    Equations tell f_k.
+    """
 
     def frequencies(self, turning: Turning) -> Tensor:
         """Radians a place of each pair, P or B x T x P."""
@@ -172,7 +175,7 @@ class Llama3Scaling(Stretched, kind="llama-3"):
 
     def equations(self, dims: Dims) -> Equations:
         low, high, original = tex(self.low_freq_factor), tex(self.high_freq_factor), tex(self.original_length)
-        kept = rf"\frac{{{original} \, {_PLAIN} / 2\pi - {low}}}{{{high} - {low}}}"
+        kept = rf"\frac{{\frac{{1}}{{2\pi}} {original} \, {_PLAIN} - {low}}}{{{high} - {low}}}"
         return (
             rf"f_k &= \left((1 - s_k) \frac{{1}}{{{tex(self.factor)}}} + s_k\right) {_PLAIN}",
             rf"s_k &= \min\left(1, \max\left(0, {kept}\right)\right)",
@@ -210,7 +213,7 @@ class YarnScaling(Stretched, kind="yarn"):
 
     def equations(self, dims: Dims) -> Equations:
         original = tex(self.original_length)
-        turns = rf"\frac{{w \ln\left({original} / 2\pi r\right)}}{{2 \ln \theta}}"
+        turns = rf"\frac{{w}}{{2 \ln \theta}} \ln \frac{{{original}}}{{2\pi r}}"
         first = rf"k_0 = \max\left(0, \lfloor \kappa({tex(self.beta_fast)}) \rfloor\right)"
         last = rf"k_1 = \min\left(w - 1, \lceil \kappa({tex(self.beta_slow)}) \rceil\right)"
         return (
