@@ -239,8 +239,11 @@ def test_command(tmp_path: Path) -> None:
     assert [item.name for item in file.parent.iterdir()] == ["model.svg"]
 
 
+NOWHERE = pytest.param(["--svg", "/proc/x.svg"], marks=pytest.mark.skipif(sys.platform != "linux", reason="has /proc"))
+
+
 @pytest.mark.parametrize(
-    "more", [["--svg", "FOLDER"], ["--svg", "FILE/below.svg"], ["--svg", "/proc/x.svg"], ["--equations", "--json"]]
+    "more", [["--svg", "FOLDER"], ["--svg", "FILE/below.svg"], NOWHERE, ["--equations", "--json"]], ids=str
 )
 def test_command_refuses_in_one_line(
     more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
