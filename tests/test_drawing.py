@@ -131,7 +131,9 @@ def test_presets(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_shapes(name: str) -> None:
-    svg = draw(config_of({**parts.SIZES, "decoder": {}, **CASES[name]}), name * 4, ["something was not given"])
+    svg = draw(
+        config_of({**parts.SIZES, "decoder": {}, **CASES[name]}), f"{name} " * 9, ["something was not given; " * 4]
+    )
     check(svg)
     assert "something was not given" in words(svg)
 

@@ -135,6 +135,7 @@ def boxes(title: str, subtitle: Sequence[str], columns: Sequence[Column], spoken
     for column in columns:
         placed = _Column(canvas, column, left, source, read=column is not columns[-1])
         source, left, top = placed.end, placed.right, max(top, placed.top)
+    title = shorten(title, 440)
     room = max(text_width(title, HEAD) * BOLD, *(text_width(line) for line in subtitle), 0.0) + 48
     width = max(left + 8, room)
     top += 24
