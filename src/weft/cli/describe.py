@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from weft.errors import WeftError
+
+if TYPE_CHECKING:
+    from weft.models.config import ModelConfig
 
 
 def command(
@@ -27,6 +31,8 @@ def command(
     devices: Annotated[int, typer.Option(min=1, help="how many of them")] = 1,
     utilization: Annotated[float, typer.Option(help="share of their peak that is used")] = 0.4,
     price: Annotated[float | None, typer.Option(min=0, help="of one of them for an hour")] = None,
+    svg: Annotated[str | None, typer.Option(metavar="FILE", help="draw the model into this file instead")] = None,
+    equations: Annotated[bool, typer.Option("--equations", help="print the model as LaTeX instead")] = False,
     machine: Annotated[bool, typer.Option("--machine", help="tell of this machine instead, and measure it")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
@@ -54,6 +60,11 @@ def command(
     # a path as in a recipe is as good
     paths = [override.removeprefix("model.") for override in overrides or ()]
     config = load(ModelConfig, model_config(model).dump(), paths, notes)
+    if svg is not None or equations:
+        if as_json:
+            raise WeftError("--json tells numbers; leave it out with --svg and --equations")
+        _tell_shape(config, model, vocab_size, notes, svg, equations)
+        return
     chosen: Precision = "bf16" if choose("cpu", precision).precision == "bf16" else "fp32"
     found = describe(config, batch, length, name=model, vocab_size=vocab_size, precision=chosen)
     for note in notes:
@@ -66,6 +77,27 @@ def command(
         typer.echo(json.dumps({**found.data(), **more}, ensure_ascii=False, indent=2))
     else:
         typer.echo("\n".join([*found.lines(), *(["", *training.lines()] if training else [])]))
+
+
+def _tell_shape(
+    config: ModelConfig, name: str, vocab_size: int, notes: Sequence[str], svg: str | None, equations: bool
+) -> None:
+    """The model as a picture in a file, as equations, or both."""
+    from pathlib import Path
+
+    from weft.models.describe import known
+    from weft.models.drawing import draw
+    from weft.models.equations import latex
+    from weft.runs.atomic import write_text
+
+    whole, said = known(config, vocab_size)
+    for note in [*notes, *said]:
+        typer.echo(f"note: {note}", err=True)
+    if svg is not None:
+        write_text(Path(svg), draw(whole, name, said))
+        typer.echo(f"{svg}: a drawing of {name}", err=equations)
+    if equations:
+        typer.echo(latex(whole, name), nl=False)
 
 
 def _tell_machine(precision: str, as_json: bool) -> None:

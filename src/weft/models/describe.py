@@ -196,20 +196,9 @@ def describe(
     `vocab_size` stands in where the declaration leaves it to the tokenizer. Raises WeftError when parts do not fit
     together, or the positions cannot number `length` tokens.
     """
-    if not isinstance(config, TransformerConfig):
-        raise WeftError(f"model kind {config.kind!r}: only transformers can be described")
-    said = []
-    if config.vocab_size is None:
-        said.append(f"vocab_size not given: the tokenizer's, known with the data; here {vocab_size:,}")
-    said += [
-        f"heads.{name}: labels not given: the data's; here two"
-        for name, head in config.heads.items()
-        if head != head.stand_in()
-    ]
+    config, said = known(config, vocab_size)
     if len(config.stacks()) > 1:
         said.append("costs are those of one source token and one target token together, in texts of the same length")
-    config = config.stand_in(vocab_size)
-    assert isinstance(config, TransformerConfig), "the same kind, with stand-ins"
     length = length or config.max_length
     model = blank(config)
     found = costs(model, length)
@@ -225,6 +214,26 @@ def describe(
         derived=[*said, *derived(config)],
         memory=_memory(model, batch, length, precision),
     )
+
+
+def known(config: ModelConfig, vocab_size: int) -> tuple[TransformerConfig, list[str]]:
+    """The model with something in place of what only data can tell; and what that is.
+
+    Raises WeftError for a model that is no transformer.
+    """
+    if not isinstance(config, TransformerConfig):
+        raise WeftError(f"model kind {config.kind!r}: only transformers can be described")
+    said = []
+    if config.vocab_size is None:
+        said.append(f"vocab_size not given: the tokenizer's, known with the data; here {vocab_size:,}")
+    said += [
+        f"heads.{name}: labels not given: the data's; here two"
+        for name, head in config.heads.items()
+        if head != head.stand_in()
+    ]
+    whole = config.stand_in(vocab_size)
+    assert isinstance(whole, TransformerConfig), "the same kind, with stand-ins"
+    return whole, said
 
 
 def _memory(model: Transformer, batch: int, length: int, precision: Precision) -> Memory | None:

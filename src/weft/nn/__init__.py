@@ -2,7 +2,7 @@
 
 from weft.data.rows import IGNORE
 from weft.nn.attention import Attention, CrossAttention, DotProduct, DotProductAttention, NoAttention
-from weft.nn.block import Block, BlockPart, Parallel, Plain, Post, Pre, Sandwich
+from weft.nn.block import Block, BlockPart, Parallel, Plain, Post, Pre, Sandwich, Wiring
 from weft.nn.cache import Cache, FullEntry
 from weft.nn.context import Across, Context, Inputs, Memory
 from weft.nn.embeddings import Bigrams, Embeddings, Factorized, TokenEmbedding, Tokens
@@ -24,6 +24,7 @@ from weft.nn.masks import (
 )
 from weft.nn.module import Cost, Dims, Module, Term, Terms, listen, materialize, tap_paths
 from weft.nn.norms import Layer, NoNorm, Norm, Rms
+from weft.nn.part import ModelPart
 from weft.nn.patterns import MaskPart, NoMask, Window
 from weft.nn.positions import T5, Alibi, Learned, NoPositions, Positions, PositionScheme, Sinusoidal
 from weft.nn.ring import RingEntry
@@ -86,6 +87,7 @@ __all__ = [
     "MaskPart",
     "MaskedLm",
     "Memory",
+    "ModelPart",
     "Module",
     "MultipleChoice",
     "Near",
@@ -132,6 +134,7 @@ __all__ = [
     "Valid",
     "Weighting",
     "Window",
+    "Wiring",
     "attend",
     "listen",
     "materialize",

@@ -7,14 +7,14 @@ between                grouped-query   n_heads / n_kv_heads query heads share on
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import replace
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from weft.config import EXECUTION, Part, Slot
+from weft.config import EXECUTION, Slot
 from weft.errors import WeftError
 from weft.nn.cache import SLACK, FullEntry
 from weft.nn.context import Context
@@ -25,6 +25,7 @@ from weft.nn.linear import Linear
 from weft.nn.masks import Causal, Everything, Mask
 from weft.nn.module import Cost, Dims, Module
 from weft.nn.norms import NoNorm, Norm
+from weft.nn.part import Equations, ModelPart, size, tex
 from weft.nn.patterns import MaskPart, NoMask
 from weft.nn.positions import NoPositions, Positions, PositionScheme
 from weft.nn.ring import RingEntry
@@ -35,8 +36,14 @@ Matrix = Literal["query", "key", "value", "output"]
 """The matrices of an attention."""
 
 
-class Attention(Part, slot="attention", default="dot-product"):
+class Attention(ModelPart, slot="attention", default="dot-product"):
     """How positions exchange what they know."""
+
+    symbol = "Attention"
+
+    def equations(self, dims: Dims, acts: frozenset[str] = frozenset(), *, across: bool = False) -> Equations:
+        """What it gives for x_i; `acts`: hooks of its positions; `across`: it reads y_j, what an encoder made."""
+        return ()
 
     def build(self, dims: Dims, positions: Positions) -> DotProductAttention | None:
         """The attention for vectors of width d_model in a stack with these positions, or None for `none`."""
@@ -134,6 +141,49 @@ class DotProduct(Attention, kind="dot-product"):
             said.append(f"cache not given: {reach}, and {SLACK} that may be taken back")
         return said
 
+    def equations(self, dims: Dims, acts: frozenset[str] = frozenset(), *, across: bool = False) -> Equations:
+        groups, width = self.widths(dims)
+        head, read = replace(dims, d_model=width), "y_j" if across else "x_j"
+        key = "h" if groups == self.n_heads else "g(h)"
+        q, k, v = (
+            rf"{x} W^{letter}_{{{index}}}" + (rf" + b^{letter}_{{{index}}}" if self.shifts(name) else "")
+            for x, letter, index, name in _projected(read, key)
+        )
+        if self.qk_norm.kind != "none":
+            q, k = (f"{self.qk_norm.named()}({x})" for x in (q, k))
+        if "rotate" in acts:
+            q, k = rf"R_i\left({q}\right)", rf"R_j\left({k}\right)"
+        grouped = rf", \quad g(h) = \lceil h / {self.n_heads // groups} \rceil" if key != "h" else ""
+        mask = replace(dims, causal=False) if across else dims
+        mixed = r"\sum_{j \in M_i} a_{hij} v_{hj}"
+        gate = self.gate.equations(dims)
+        out = r"\left[\, o_{1i}, \dots, o_{Hi} \,\right] W^O" + (" + b^O" if self.shifts("output") else "")
+        name = self.named().replace("{", "{Cross" if across else "{", 1)
+        return (
+            rf"q_{{hi}} &= {q}, \quad k_{{hj}} = {k}, \quad v_{{hj}} = {v}{grouped}",
+            *self.score.equations(head, biased="bias" in acts),
+            *self.mask.equations(mask),
+            *gate,
+            r"o_{hi} &= " + (r"G_{hi} \odot " if gate else "") + mixed,
+            rf"{name}(x)_i &= {out}",
+            rf"H &= {tex(self.n_heads)}, \quad K = {tex(width)}, \quad W^Q_h, W^K_h, W^V_h \in"
+            rf" {size(dims.d_model, width)}, \quad W^O \in {size(self.n_heads * width, dims.d_model)}",
+            *self.qk_norm.equations(head),
+        )
+
+    def words(self, dims: Dims) -> str:
+        groups, width = self.widths(dims)
+        head = replace(dims, d_model=width)
+        heads = f"{self.n_heads} head{'s' if self.n_heads > 1 else ''} x {width}"
+        shared = f", {groups} of keys and values" if groups != self.n_heads else ""
+        inside = {"qk_norm": self.qk_norm, "score": self.score, "mask": self.mask, "gate": self.gate}
+        changed = [
+            part.words(head) or f"{name.replace('_', ' ')} {part.kind}"
+            for name, part in inside.items()
+            if part != DotProduct.model_fields[name].default
+        ]
+        return ", ".join([f"{heads}{shared}", *changed])
+
     def shifts(self, name: Matrix) -> bool:
         """Whether that matrix has a bias."""
         return self.bias if isinstance(self.bias, bool) else name in self.bias
@@ -152,6 +202,13 @@ class DotProduct(Attention, kind="dot-product"):
                     " texts are no distance; leave it out"
                 )
         return CrossAttention(self, dims, NoPositions())
+
+
+def _projected(read: str, key: str) -> Iterator[tuple[str, str, str, Matrix]]:
+    """Of queries, keys and values: what is projected, the matrix's letter and its index, its name."""
+    yield "x_i", "Q", "h", "query"
+    yield read, "K", key, "key"
+    yield read, "V", key, "value"
 
 
 class DotProductAttention(Module):

@@ -6,26 +6,51 @@ A block's kind says where norms and residuals stand.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from weft.config import Part, Slot
+from weft.config import Slot
 from weft.nn.attention import Attention, DotProduct
 from weft.nn.context import Context
 from weft.nn.feedforward import FeedForward, Gelu
 from weft.nn.linear import Linear
 from weft.nn.module import Dims, Module, Terms, collecting
-from weft.nn.norms import Norm
+from weft.nn.norms import Layer, Norm
+from weft.nn.part import Equations, ModelPart
 from weft.nn.positions import Positions
 from weft.nn.stochastic_depth import NoStochasticDepth, StochasticDepth, skip_rows
 
 Sublayer = Callable[[Tensor], Tensor]
 
 
-class BlockPart(Part, slot="block", default="pre"):
+@dataclass(frozen=True)
+class Wiring:
+    """Where norms stand around each sublayer f, and whether x is added to what it gives: `step`, told."""
+
+    before: bool = False
+    """f(norm(x))"""
+    after: bool = False
+    """norm(f(x)), before x is added"""
+    outside: bool = False
+    """norm(x + f(x))"""
+    residual: bool = True
+    """x + f(x), not f(x)"""
+    parallel: bool = False
+    """all sublayers read the same x, and what they give is added up"""
+    shared: bool = False
+    """one norm before all of them"""
+
+    def branch(self, x: str, norm: str, f: str) -> str:
+        """What is added to x, or takes its place, in LaTeX."""
+        branch = f"{f}({f'{norm}({x})' if norm and self.before and not self.shared else x})"
+        return f"{norm}({branch})" if norm and self.after else branch
+
+
+class BlockPart(ModelPart, slot="block", default="pre"):
     """One layer of a stack."""
 
     ends_normed: ClassVar[bool] = False
@@ -41,6 +66,30 @@ class BlockPart(Part, slot="block", default="pre"):
     """the stack's unless given"""
     dropout: float | None = Field(None, ge=0, lt=1)
     """share of what each sublayer adds that is dropped in training; the model's dropout unless given"""
+
+    def wiring(self) -> Wiring | None:
+        """How sublayers and norms are joined, for drawings and equations; None where that is no `Wiring`."""
+        return None
+
+    def equations(self, dims: Dims, norm: Norm = Layer()) -> Equations:
+        """x^{(l)} from x^{(l-1)}; `norm` is the stack's."""
+        wiring, norm = self.wiring(), self.norm or norm
+        if wiring is None:
+            return ()
+        named = "" if norm.kind == "none" else norm.named()
+        return _parallel(wiring, named, self.branches(dims)) if wiring.parallel else _in_turn(
+            wiring, named, self.branches(dims)
+        )  # fmt: skip
+
+    def branches(self, dims: Dims) -> list[tuple[str, str]]:
+        """The sublayers that there are: what their branch is called, and their name, in LaTeX."""
+        across = self.reading() if dims.across else None
+        found = [("a", self.attention, ""), ("c", across, "Cross"), ("f", self.feedforward, "")]
+        return [
+            (letter, part.named().replace("{", "{" + prefix, 1))
+            for letter, part, prefix in found
+            if part is not None and part.kind != "none"
+        ]
 
     def reading(self) -> Attention:
         """The cross-attention as given, or with the attention's options."""
@@ -71,6 +120,9 @@ class _Residual(BlockPart):
 class Pre(_Residual, kind="pre"):
     """Norm inside the residual branch: x + f(norm(x)) (Radford et al. 2019, section 2.3; Xiong et al. 2020)."""
 
+    def wiring(self) -> Wiring:
+        return Wiring(before=True)
+
     def build(self, dims: Dims, positions: Positions, norm: Norm) -> PreNormBlock:
         return PreNormBlock(self, dims, positions, norm)
 
@@ -80,12 +132,18 @@ class Post(_Residual, kind="post"):
 
     ends_normed = True
 
+    def wiring(self) -> Wiring:
+        return Wiring(outside=True)
+
     def build(self, dims: Dims, positions: Positions, norm: Norm) -> PostNormBlock:
         return PostNormBlock(self, dims, positions, norm)
 
 
 class Sandwich(_Residual, kind="sandwich"):
     """A norm at both ends of the residual branch: x + after(f(before(x))) (Ding et al. 2021, section 2.4; Gemma 2)."""
+
+    def wiring(self) -> Wiring:
+        return Wiring(before=True, after=True)
 
     def build(self, dims: Dims, positions: Positions, norm: Norm) -> SandwichBlock:
         return SandwichBlock(self, dims, positions, norm)
@@ -97,6 +155,9 @@ class Parallel(_Residual, kind="parallel"):
     shared_norm: bool = True
     """one norm for all sublayers (GPT-J); if not, each has its own (Black et al. 2022, GPT-NeoX, section 2.1)"""
 
+    def wiring(self) -> Wiring:
+        return Wiring(before=True, parallel=True, shared=self.shared_norm)
+
     def build(self, dims: Dims, positions: Positions, norm: Norm) -> ParallelBlock:
         return (SharedNormBlock if self.shared_norm else ParallelBlock)(self, dims, positions, norm)
 
@@ -104,8 +165,44 @@ class Parallel(_Residual, kind="parallel"):
 class Plain(BlockPart, kind="plain"):
     """No residual: f(norm(x)). What is not passed on is lost."""
 
+    def wiring(self) -> Wiring:
+        return Wiring(before=True, residual=False)
+
     def build(self, dims: Dims, positions: Positions, norm: Norm) -> PlainBlock:
         return PlainBlock(self, dims, positions, norm)
+
+
+_BEFORE, _AFTER = r"x^{(\ell-1)}", r"x^{(\ell)}"
+
+
+def _parallel(wiring: Wiring, norm: str, branches: list[tuple[str, str]]) -> Equations:
+    read, first = _BEFORE, []
+    if wiring.shared and norm and branches:
+        read, first = r"y^{(\ell)}", [rf"y^{{(\ell)}} &= {norm}({_BEFORE})"]
+    summed = " + ".join([_BEFORE, *(wiring.branch(read, norm, f) for _, f in branches)])
+    return (*first, f"{_AFTER} &= {summed}")
+
+
+def _in_turn(wiring: Wiring, norm: str, branches: list[tuple[str, str]]) -> Equations:
+    """Each sublayer's branch under its own letter where x is only added to, so that a stack is a sum."""
+    x, lines = _BEFORE, []
+    if is_sum(wiring):
+        for letter, f in branches:
+            lines.append(rf"{letter}^{{(\ell)}} &= {wiring.branch(x, norm, f)}")
+            x = rf"{x} + {letter}^{{(\ell)}}"
+        return (*lines, f"{_AFTER} &= {x}")
+    for index, (_, f) in enumerate(branches, start=1):
+        branch = wiring.branch(x, norm, f)
+        out = f"{x} + {branch}" if wiring.residual else branch
+        out = f"{norm}({out})" if norm and wiring.outside else out
+        x = _AFTER if index == len(branches) else rf"u_{{{index}}}^{{(\ell)}}"
+        lines.append(f"{x} &= {out}")
+    return tuple(lines) or (f"{_AFTER} &= {_BEFORE}",)
+
+
+def is_sum(wiring: Wiring | None) -> bool:
+    """Whether what leaves a block is what came in plus what each sublayer adds."""
+    return wiring is not None and wiring.residual and not wiring.outside
 
 
 class Block(Module):

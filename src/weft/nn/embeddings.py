@@ -12,17 +12,25 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from weft.config import Part
 from weft.errors import WeftError
 from weft.nn.cache import Cache
 from weft.nn.context import Inputs
 from weft.nn.initialization import Constant, Normal
 from weft.nn.linear import Embedding, Linear, Transposed
 from weft.nn.module import Dims, Module
+from weft.nn.part import Equations, ModelPart, size, tex
 
 
-class Embeddings(Part, slot="embedding", default="tokens"):
+class Embeddings(ModelPart, slot="embedding", default="tokens"):
     """How a sequence becomes vectors."""
+
+    def entering(self, x: str) -> str:
+        """What the first block gets, in LaTeX, of x with its positions."""
+        return x
+
+    def leaving(self, x: str) -> str:
+        """What a tied head multiplies with the table, in LaTeX."""
+        return x
 
     def build(self, dims: Dims) -> TokenEmbedding:
         """The embedding into vectors of width d_model."""
@@ -41,6 +49,24 @@ class Tokens(Embeddings, kind="tokens"):
     dropout: float | None = Field(None, ge=0, lt=1)
     """share of what enters that is dropped in training, positions added; the model's dropout unless given"""
 
+    def table(self, dims: Dims) -> int:
+        """Width of the table."""
+        return dims.d_model
+
+    def vector(self) -> str:
+        """A token's vector, in LaTeX."""
+        return "E_{t_i}"
+
+    def equations(self, dims: Dims) -> Equations:
+        width = self.table(dims)
+        scaled = rf"\sqrt{{{width}}} \, {self.vector()}" if self.scaled else self.vector()
+        segments = (" + S_{s_i}", rf", \quad S \in {size(self.n_segments, width)}") if self.n_segments else ("", "")
+        return (rf"x_i &= {scaled}{segments[0]}, \quad E \in {size(dims.vocab_size, width)}{segments[1]}",)
+
+    def words(self, dims: Dims) -> str:
+        more = f", {self.n_segments} segments" if self.n_segments else ""
+        return f"{dims.vocab_size:,} x {self.table(dims):,}{more}"
+
     def build(self, dims: Dims) -> TokenEmbedding:
         return TokenEmbedding(self, dims, dims.d_model)
 
@@ -54,6 +80,19 @@ class Factorized(Tokens, kind="factorized"):
 
     width: PositiveInt = 128
     """width E of the table"""
+
+    def table(self, dims: Dims) -> int:
+        return self.width
+
+    def equations(self, dims: Dims) -> Equations:
+        matrix = size(self.width, dims.d_model)
+        return (*super().equations(dims), rf"W_E &\in {matrix}")
+
+    def entering(self, x: str) -> str:
+        return f"{x} W_E + b_E"
+
+    def leaving(self, x: str) -> str:
+        return rf"{x} W_E^\top"
 
     def build(self, dims: Dims) -> FactorizedEmbedding:
         return FactorizedEmbedding(self, dims)
@@ -69,6 +108,24 @@ class Bigrams(Tokens, kind="bigrams"):
 
     rows: PositiveInt = 16_384
     """vectors for pairs; where all pairs fit each has its own"""
+
+    def vector(self) -> str:
+        return r"\left(E_{t_i} + B_{\eta(t_{i-1}, t_i)}\right)"
+
+    def equations(self, dims: Dims) -> Equations:
+        pair = rf"p = {tex(dims.vocab_size)} (u + 1) + t"
+        mixed = rf"\left({tex(2_654_435_769)} \, p \bmod 2^{{32}}\right)"
+        row = rf"\left\lfloor \frac{{{tex(self.rows)}}}{{2^{{32}}}} {mixed} \right\rfloor"
+        if (dims.vocab_size + 1) * dims.vocab_size <= self.rows:
+            row = "p"
+        before = r"t_{-1} = -1"
+        return (
+            *super().equations(dims),
+            rf"\eta(u, t) &= {row}, \quad {pair}, \quad {before}, \quad B \in {size(self.rows, dims.d_model)}",
+        )
+
+    def words(self, dims: Dims) -> str:
+        return f"{super().words(dims)}, {self.rows:,} rows for pairs"
 
     def build(self, dims: Dims) -> BigramEmbedding:
         return BigramEmbedding(self, dims)

@@ -15,16 +15,19 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from weft.config import Part, Section
+from weft.config import Section
 from weft.nn.initialization import Normal
 from weft.nn.linear import Linear
 from weft.nn.module import Dims, Module
+from weft.nn.part import Equations, ModelPart, operator, size
 
 Activation = Callable[[Tensor], Tensor]
 
 
-class FeedForward(Part, slot="feedforward", default="gelu"):
+class FeedForward(ModelPart, slot="feedforward", default="gelu"):
     """What happens to each position by itself."""
+
+    symbol = "FeedForward"
 
     def build(self, dims: Dims) -> Module | None:
         """The layer for vectors of width d_model, or None for `none`."""
@@ -50,6 +53,23 @@ class _Wide(FeedForward):
         """What bends the inner channels."""
         raise NotImplementedError
 
+    def bend(self) -> tuple[str, str]:
+        """The activation's name in equations, and what it makes of z."""
+        raise NotImplementedError
+
+    def equations(self, dims: Dims) -> Equations:
+        (name, formula), inner = self.bend(), self.inner(dims)
+        shape = rf"W_1 &\in {size(dims.d_model, inner)}, \quad W_2 \in {size(inner, dims.d_model)}"
+        up, down = (" + b_1", " + b_2") if self.bias else ("", "")
+        return (
+            rf"{self.named()}(x) &= {operator(name)}\left(x W_1{up}\right) W_2{down}",
+            rf"{operator(name)}(z) &= {formula}",
+            shape,
+        )
+
+    def words(self, dims: Dims) -> str:
+        return f"{dims.d_model:,} → {self.inner(dims):,} → {dims.d_model:,}"
+
     def inner(self, dims: Dims) -> int:
         """F as given, or 4 x d_model (Vaswani et al. 2017, section 3.3)."""
         return self.width or 4 * dims.d_model
@@ -66,6 +86,18 @@ class _Gated(_Wide):
     def inner(self, dims: Dims) -> int:
         """F as given, or 8/3 x d_model rounded up to 32s: three such matrices cost what two of 4 x d_model do."""
         return self.width or 32 * math.ceil(dims.d_model * 8 / 3 / 32)
+
+    def equations(self, dims: Dims) -> Equations:
+        (name, formula), inner = self.bend(), self.inner(dims)
+        gate, up, down = (" + b_g", " + b_1", " + b_2") if self.bias else ("", "", "")
+        opened = rf"\left(x W_g{gate}\right)"
+        bent = rf"{operator(name)}{opened}" if name else opened
+        shape = rf"W_g, W_1 &\in {size(dims.d_model, inner)}, \quad W_2 \in {size(inner, dims.d_model)}"
+        return (
+            rf"{self.named()}(x) &= \left({bent} \odot \left(x W_1{up}\right)\right) W_2{down}",
+            *([rf"{operator(name)}(z) &= {formula}"] if name else []),
+            shape,
+        )
 
     def derived(self, dims: Dims) -> list[str]:
         text = f"width not given: 8/3 x d_model, rounded up to a multiple of 32 = {self.inner(dims)}"
@@ -86,6 +118,15 @@ class GeluForm(Section):
         """z Phi(z), or one of its approximations."""
         return quick_gelu if self.approximate == "quick" else partial(F.gelu, approximate=self.approximate)
 
+    def bend(self) -> tuple[str, str]:
+        """Its name in equations, and what it makes of z."""
+        formulas = {
+            "none": r"z \, \Phi(z) = \frac{z}{2} \left(1 + \operatorname{erf}\frac{z}{\sqrt{2}}\right)",
+            "tanh": r"\frac{z}{2} \left(1 + \tanh\left(\sqrt{2/\pi} \left(z + 0.044715 z^3\right)\right)\right)",
+            "quick": r"z \, \sigma(1.702 z)",
+        }
+        return "GELU", formulas[self.approximate]
+
 
 class Gelu(GeluForm, _Wide, kind="gelu"):
     """down(GELU(up(x))) (Hendrycks and Gimpel 2016)."""
@@ -97,12 +138,18 @@ class Relu(_Wide, kind="relu"):
     def activation(self) -> Activation:
         return F.relu
 
+    def bend(self) -> tuple[str, str]:
+        return "ReLU", r"\max(0, z)"
+
 
 class Relu2(_Wide, kind="relu2"):
     """down(max(0, up(x))^2) (So et al. 2021, section 4.1)."""
 
     def activation(self) -> Activation:
         return squared_relu
+
+    def bend(self) -> tuple[str, str]:
+        return "ReLU2", r"\max(0, z)^2"
 
 
 class Silu(_Wide, kind="silu"):
@@ -111,6 +158,9 @@ class Silu(_Wide, kind="silu"):
     def activation(self) -> Activation:
         return F.silu
 
+    def bend(self) -> tuple[str, str]:
+        return "SiLU", r"z \, \sigma(z)"
+
 
 class Bilinear(_Gated, kind="bilinear"):
     """down(gate(x) * up(x)) (Shazeer 2020, eq. 6)."""
@@ -118,12 +168,18 @@ class Bilinear(_Gated, kind="bilinear"):
     def activation(self) -> Activation:
         return unbent
 
+    def bend(self) -> tuple[str, str]:
+        return "", "z"
+
 
 class ReGlu(_Gated, kind="reglu"):
     """down(max(0, gate(x)) * up(x)) (Shazeer 2020, eq. 6)."""
 
     def activation(self) -> Activation:
         return F.relu
+
+    def bend(self) -> tuple[str, str]:
+        return "ReLU", r"\max(0, z)"
 
 
 class GeGlu(GeluForm, _Gated, kind="geglu"):
@@ -135,6 +191,9 @@ class SwiGlu(_Gated, kind="swiglu"):
 
     def activation(self) -> Activation:
         return F.silu
+
+    def bend(self) -> tuple[str, str]:
+        return "SiLU", r"z \, \sigma(z)"
 
 
 def quick_gelu(z: Tensor) -> Tensor:

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from weft.config import Part
 from weft.nn.initialization import Normal
 from weft.nn.linear import Linear
 from weft.nn.module import Dims, Module
+from weft.nn.part import Equations, ModelPart
 
 
-class Gate(Part, slot="gate", default="none"):
-    """What the heads' mixtures are multiplied with, before the output matrix."""
+class Gate(ModelPart, slot="gate", default="none"):
+    """What the heads' mixtures are multiplied with, before the output matrix.
+
+    Equations call it G_{hi}.
+    """
 
     def build(self, dims: Dims, n_heads: int, width: int) -> OutputGate | None:
         """The gate of so many heads of `width` channels, or None for `none`."""
@@ -31,12 +34,18 @@ class NoGate(Gate, kind="none"):
 class Elementwise(Gate, kind="elementwise"):
     """sigmoid(x W): a share for every channel of every head."""
 
+    def equations(self, dims: Dims) -> Equations:
+        return (r"G_{hi} &= \sigma\left(x_i W^G_h\right) \in \mathbb{R}^{K}",)
+
     def build(self, dims: Dims, n_heads: int, width: int) -> OutputGate:
         return OutputGate(dims, n_heads, width)
 
 
 class Headwise(Gate, kind="headwise"):
     """sigmoid(x W): a share for every head."""
+
+    def equations(self, dims: Dims) -> Equations:
+        return (r"G_{hi} &= \sigma\left(x_i w^G_h\right) \in \mathbb{R}",)
 
     def build(self, dims: Dims, n_heads: int, width: int) -> OutputGate:
         return OutputGate(dims, n_heads, 1)

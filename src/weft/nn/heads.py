@@ -16,19 +16,24 @@ import torch.nn.functional as F
 from pydantic import field_validator
 from torch import Tensor
 
-from weft.config import Part, Slot
+from weft.config import Slot
 from weft.data.rows import IGNORE
 from weft.errors import WeftError
-from weft.nn.embeddings import TokenEmbedding
+from weft.nn.embeddings import TokenEmbedding, Tokens
 from weft.nn.feedforward import GeluForm
 from weft.nn.initialization import Normal
 from weft.nn.linear import Linear
 from weft.nn.module import Dims, Module, Term
 from weft.nn.norms import Layer, Norm
+from weft.nn.part import Equations, ModelPart, operator, size
 
 
-class Head(Part, slot="head", default="lm"):
+class Head(ModelPart, slot="head", default="lm"):
     """What is read from the body's last vectors."""
+
+    def equations(self, dims: Dims, embedding: ModelPart | None = None) -> Equations:
+        """What it gives for x_i, the last vectors; a tied one with the `embedding`'s table E."""
+        return ()
 
     def bind(self, labels: tuple[str, ...]) -> Head:
         """The same with the labels of the data, if it is about labels.
@@ -89,6 +94,15 @@ class Lm(Head, kind="lm"):
     scaled: bool = False
     """divide the vectors by the root of their width first (Raffel et al. 2020, T5, in its code)"""
 
+    def equations(self, dims: Dims, embedding: ModelPart | None = None) -> Equations:
+        vector, table = read_in_latex("x_i", embedding)
+        width = embedding.table(dims) if isinstance(embedding, Tokens) and embedding.tied else dims.d_model
+        scaled = rf"\frac{{1}}{{\sqrt{{{width}}}}} \, " if self.scaled else ""
+        return (rf"\operatorname{{logits}}_i &= {scaled}{vector} {table}{' + b' if self.bias else ''}", PROBABILITY)
+
+    def words(self, dims: Dims) -> str:
+        return f"{dims.d_model:,} → {dims.vocab_size:,}"
+
     def build(self, dims: Dims, embedding: Module) -> LanguageModelHead:
         width, to_embedding = read_with(embedding, dims)
         return LanguageModelHead(embedding, dims, width, to_embedding, bias=self.bias, scaled=self.scaled)
@@ -103,8 +117,33 @@ class MaskedLm(GeluForm, Head, kind="mlm"):
     norm: Slot[Norm] = Layer()
     """of the transformed vectors"""
 
+    def equations(self, dims: Dims, embedding: ModelPart | None = None) -> Equations:
+        (name, formula), norm = self.bend(), "" if self.norm.kind == "none" else self.norm.named()
+        tied = isinstance(embedding, Tokens) and embedding.tied
+        width = embedding.table(dims) if isinstance(embedding, Tokens) and tied else dims.d_model
+        table = r"E^\top" if tied else "U"
+        return (
+            rf"z_i &= {norm}({operator(name)}(x_i W + b)), \quad W \in {size(dims.d_model, width)}",
+            rf"\operatorname{{logits}}_i &= z_i {table} + c",
+            PROBABILITY,
+            rf"{operator(name)}(z) &= {formula}",
+        )
+
+    def words(self, dims: Dims) -> str:
+        return f"dense, GELU, {self.norm.kind} norm; → {dims.vocab_size:,}"
+
     def build(self, dims: Dims, embedding: Module) -> MaskedLanguageModelHead:
         return MaskedLanguageModelHead(self, embedding, dims)
+
+
+PROBABILITY = r"p_i &= \operatorname{softmax}(\operatorname{logits}_i) \in \mathbb{R}^{V}"
+
+
+def read_in_latex(x: str, embedding: ModelPart | None) -> tuple[str, str]:
+    """The vectors that score tokens and the matrix: the embedding's table where that is tied, or one of its own."""
+    if isinstance(embedding, Tokens) and embedding.tied:
+        return embedding.leaving(x), r"E^\top"
+    return x, "U"
 
 
 class HeadModule(Module):

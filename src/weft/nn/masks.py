@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from weft.nn.part import operator, tex
 from weft.nn.sides import Blocks, Coverage, Range, Tokens
 from weft.nn.sides import Sides as Sides
 
@@ -23,6 +24,10 @@ class Mask:
     def sees(self, q: Tokens, k: Tokens) -> Tensor:
         """True where a query may see a key: elementwise over shapes that broadcast, so for whole rows or one pair."""
         raise NotImplementedError
+
+    def formula(self) -> str:
+        """The predicate in LaTeX, of a query i and a key j."""
+        return operator(type(self).__name__) + "(i, j)"
 
     def coverage(self, blocks: Blocks) -> Coverage:
         """Which blocks are empty, full, or perhaps mixed."""
@@ -48,6 +53,9 @@ class Mask:
 class Everything(Mask):
     """Every query sees every key."""
 
+    def formula(self) -> str:
+        return r"\text{every } j"
+
     def sees(self, q: Tokens, k: Tokens) -> Tensor:
         return torch.ones_like(k.index, dtype=torch.bool)
 
@@ -60,6 +68,9 @@ class Everything(Mask):
 class Causal(Mask):
     """A query sees itself and what came before."""
 
+    def formula(self) -> str:
+        return r"j \le i"
+
     def sees(self, q: Tokens, k: Tokens) -> Tensor:
         return k.index <= q.index
 
@@ -71,6 +82,9 @@ class Causal(Mask):
 @dataclass(frozen=True)
 class SameDocument(Mask):
     """Documents packed into one row do not see each other."""
+
+    def formula(self) -> str:
+        return r"\operatorname{document}(i) = \operatorname{document}(j)"
 
     def sees(self, q: Tokens, k: Tokens) -> Tensor:
         assert q.document is not None, "a mask of documents needs the queries'"
@@ -85,6 +99,9 @@ class SameDocument(Mask):
 class Valid(Mask):
     """Padding is not seen."""
 
+    def formula(self) -> str:
+        return r"j \text{ is no padding}"
+
     def sees(self, q: Tokens, k: Tokens) -> Tensor:
         assert k.valid is not None, "a mask of validity needs it"
         return k.valid
@@ -96,6 +113,9 @@ class Valid(Mask):
 @dataclass(frozen=True)
 class InPrefix(Mask):
     """Tokens of a document's prefix see each other, before and after; nobody else sees anybody."""
+
+    def formula(self) -> str:
+        return r"i \text{ and } j \text{ in the prefix}"
 
     def sees(self, q: Tokens, k: Tokens) -> Tensor:
         if q.prefix is None or k.prefix is None:
@@ -116,6 +136,9 @@ class Near(Mask):
 
     size: int
 
+    def formula(self) -> str:
+        return rf"|i - j| < {tex(self.size)}"
+
     def sees(self, q: Tokens, k: Tokens) -> Tensor:
         return (q.index - k.index).abs() < self.size
 
@@ -131,6 +154,9 @@ class EverySo(Mask):
     """A query sees keys whose distance is a multiple of `stride`, itself among them."""
 
     stride: int
+
+    def formula(self) -> str:
+        return rf"{tex(self.stride)} \mid i - j"
 
     def sees(self, q: Tokens, k: Tokens) -> Tensor:
         return (q.index - k.index) % self.stride == 0
@@ -148,6 +174,9 @@ class SameBlock(Mask):
 
     size: int
 
+    def formula(self) -> str:
+        return rf"\lfloor i / {tex(self.size)} \rfloor = \lfloor j / {tex(self.size)} \rfloor"
+
     def sees(self, q: Tokens, k: Tokens) -> Tensor:
         return q.place // self.size == k.place // self.size
 
@@ -161,6 +190,9 @@ class Among(Mask):
     """The first `tokens` of a document see all and are seen by all; the others see themselves and those."""
 
     tokens: int
+
+    def formula(self) -> str:
+        return rf"\left(\min(i, j) < {tex(self.tokens)} \lor i = j\right)"
 
     def sees(self, q: Tokens, k: Tokens) -> Tensor:
         return (q.place < self.tokens) | (k.place < self.tokens) | (q.index == k.index)
@@ -184,6 +216,10 @@ class Both(Mask):
         """Both."""
         return self.first, self.second
 
+    def formula(self) -> str:
+        inside = (rf"\left({one.formula()}\right)" if isinstance(one, Either) else one.formula() for one in self.pair)
+        return r" \land ".join(inside)
+
     def sees(self, q: Tokens, k: Tokens) -> Tensor:
         return self.first.sees(q, k) & self.second.sees(q, k)
 
@@ -203,6 +239,10 @@ class Either(Mask):
     def pair(self) -> tuple[Mask, Mask]:
         """Both."""
         return self.first, self.second
+
+    def formula(self) -> str:
+        inside = (rf"\left({one.formula()}\right)" if isinstance(one, Both) else one.formula() for one in self.pair)
+        return r" \lor ".join(inside)
 
     def sees(self, q: Tokens, k: Tokens) -> Tensor:
         return self.first.sees(q, k) | self.second.sees(q, k)

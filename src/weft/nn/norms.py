@@ -6,13 +6,13 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat
 from torch import Tensor, nn
 
-from weft.config import Part
 from weft.nn import fused
 from weft.nn.initialization import Constant
 from weft.nn.module import Cost, Dims, Module
+from weft.nn.part import Equations, ModelPart, tex
 
 
-class Norm(Part, slot="norm", default="layer"):
+class Norm(ModelPart, slot="norm", default="layer"):
     """How a vector is brought to a common scale."""
 
     def build(self, dims: Dims) -> nn.Module:
@@ -35,6 +35,18 @@ class Layer(Norm, kind="layer"):
     bias: bool = True
     """learn a shift beside the gain"""
 
+    symbol = "LayerNorm"
+
+    def equations(self, dims: Dims) -> Equations:
+        shift, mean = " + b" if self.bias else "", r"\frac{1}{D} \sum_{d=1}^{D}"
+        return (
+            rf"{self.named()}(x) &= \frac{{x - \mu}}{{\sqrt{{\sigma^2 + {tex(self.epsilon)}}}}} \odot g{shift}",
+            rf"\mu &= {mean} x_d, \quad \sigma^2 = {mean} (x_d - \mu)^2",
+        )
+
+    def words(self, dims: Dims) -> str:
+        return "" if self.bias else "without bias"
+
     def build(self, dims: Dims) -> LayerNorm:
         return LayerNorm(self, dims.d_model)
 
@@ -46,6 +58,16 @@ class Rms(Norm, kind="rms"):
     """added to the mean square"""
     zero_centered: bool = False
     """the gain is 1 + weight and the weight starts at 0, so that weight decay draws the gain to 1 (Gemma Team 2024)"""
+
+    symbol = "RMSNorm"
+
+    def equations(self, dims: Dims) -> Equations:
+        gain = "(1 + g)" if self.zero_centered else "g"
+        square = r"\frac{1}{D} \sum_{d=1}^{D} x_d^2"
+        return (rf"{self.named()}(x) &= \frac{{x}}{{\sqrt{{{square} + {tex(self.epsilon)}}}}} \odot {gain}",)
+
+    def words(self, dims: Dims) -> str:
+        return "gain 1 + weight" if self.zero_centered else ""
 
     def build(self, dims: Dims) -> RmsNorm:
         return RmsNorm(self, dims.d_model)

@@ -12,13 +12,14 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, PositiveInt, WithJsonSchema
 
-from weft.config import Part, Slot
+from weft.config import Slot
 from weft.errors import WeftError
-from weft.nn.masks import Among, EverySo, Everything, InPrefix, Mask, Near, SameBlock
+from weft.nn.masks import Among, Causal, EverySo, Everything, InPrefix, Mask, Near, SameBlock
 from weft.nn.module import Dims
+from weft.nn.part import Equations, ModelPart
 
 
-class MaskPart(Part, slot="mask", default="none"):
+class MaskPart(ModelPart, slot="mask", default="none"):
     """What an attention sees of what order, documents and padding leave it."""
 
     reads: ClassVar[tuple[str, ...]] = ()
@@ -36,6 +37,10 @@ class MaskPart(Part, slot="mask", default="none"):
     def widened(self, order: Mask) -> Mask:
         """The order in which this pattern's stack is read, where the pattern changes that."""
         return order
+
+    def equations(self, dims: Dims) -> Equations:
+        mask = self.build(dims, Causal() if dims.causal else Everything())
+        return (rf"M_i &= \left\{{ j : {mask.formula()} \right\}}",)
 
     @classmethod
     def expand_short(cls, raw: Any) -> Any:
@@ -72,6 +77,9 @@ class Window(MaskPart, kind="window"):
     size: PositiveInt
     """keys seen, the query's own included, on each side that the stack lets it see"""
 
+    def words(self, dims: Dims) -> str:
+        return f"window {self.size:,}"
+
     @property
     def reach(self) -> int:
         return self.size
@@ -87,6 +95,9 @@ class Dilated(MaskPart, kind="dilated"):
     """keys seen, the query's own included, on each side that the stack lets it see"""
     dilation: PositiveInt = 2
     """distance of two neighbouring keys that are seen; 1: a window"""
+
+    def words(self, dims: Dims) -> str:
+        return f"window {self.size:,}, every {self.dilation}th"
 
     @property
     def reach(self) -> int:
@@ -105,6 +116,9 @@ class Strided(MaskPart, kind="strided"):
     stride: PositiveInt
     """distance of two neighbouring keys that are seen"""
 
+    def words(self, dims: Dims) -> str:
+        return f"every {self.stride}th key"
+
     def build(self, dims: Dims, order: Mask) -> Mask:
         return EverySo(self.stride) & order
 
@@ -114,6 +128,9 @@ class InBlocks(MaskPart, kind="block"):
 
     size: PositiveInt
     """tokens of a block, counted from the beginning of each document"""
+
+    def words(self, dims: Dims) -> str:
+        return f"blocks of {self.size:,}"
 
     @property
     def reach(self) -> int:
@@ -132,6 +149,9 @@ class Global(MaskPart, kind="global"):
 
     tokens: PositiveInt = 1
     """how many of each document's first tokens"""
+
+    def words(self, dims: Dims) -> str:
+        return f"first {self.tokens} global"
 
     def build(self, dims: Dims, order: Mask) -> Mask:
         return Among(self.tokens) & order
@@ -169,6 +189,9 @@ class Together(MaskPart):
 
     of: Annotated[tuple[Slot[MaskPart], ...], Field(min_length=2), WithJsonSchema(_SEVERAL)]
     """the patterns"""
+
+    def words(self, dims: Dims) -> str:
+        return f" {'or' if self.kind == 'any' else 'and'} ".join(part.words(dims) or part.kind for part in self.of)
 
     def widened(self, order: Mask) -> Mask:
         return functools.reduce(lambda wider, part: part.widened(wider), self.of, order)

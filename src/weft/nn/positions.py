@@ -11,16 +11,19 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from weft.config import Part
 from weft.errors import WeftError
 from weft.nn.initialization import Normal
 from weft.nn.linear import Embedding
 from weft.nn.module import Dims, Module
+from weft.nn.part import Equations, ModelPart, size, tex
 from weft.nn.sides import Sides
 
 
-class Positions(Part, slot="positions", default="none"):
-    """How a position tells where it stands."""
+class Positions(ModelPart, slot="positions", default="none"):
+    """How a position tells where it stands.
+
+    Equations tell what is added to x_i, how R_i turns queries and keys, or which b_{hij} is added to scores.
+    """
 
     def build(self, dims: Dims) -> PositionScheme:
         """The scheme for a stack of width d_model."""
@@ -39,6 +42,13 @@ class PositionScheme(Module):
         super().__init__()
         self.limit = None
         self.cached_limit = None
+
+    @classmethod
+    def acts(cls) -> frozenset[str]:
+        """Which of the hooks `embed`, `rotate` and `bias` do something."""
+        return frozenset(
+            name for name in ("embed", "rotate", "bias") if getattr(cls, name) is not getattr(PositionScheme, name)
+        )
 
     def embed(self, x_BTD: Tensor, positions_BT: Tensor) -> Tensor:
         """x with what the scheme adds to it at the entrance of a stack."""
@@ -70,6 +80,14 @@ class Learned(Positions, kind="learned"):
     offset: NonNegativeInt = 0
     """rows of the table before that of the first position: RoBERTa and OPT have 2, which no text reads"""
 
+    def equations(self, dims: Dims) -> Equations:
+        row = rf"i + {self.offset}" if self.offset else "i"
+        table = size(self.offset + dims.max_length, dims.d_model)
+        return (rf"x_i &\leftarrow x_i + P_{{{row}}}, \quad P \in {table}",)
+
+    def words(self, dims: Dims) -> str:
+        return f"{self.offset + dims.max_length:,} x {dims.d_model:,}"
+
     def build(self, dims: Dims) -> LearnedPositions:
         return LearnedPositions(self, dims)
 
@@ -95,6 +113,13 @@ class Sinusoidal(Positions, kind="sinusoidal"):
 
     theta: PositiveFloat = 10_000.0
     """base of the wavelengths 2 pi theta^(2i/d_model)"""
+
+    def equations(self, dims: Dims) -> Equations:
+        angle = rf"\frac{{i}}{{{tex(self.theta)}^{{2k/{dims.d_model}}}}}"
+        return (
+            r"x_i &\leftarrow x_i + p_i",
+            rf"p_{{i,2k}} &= \sin {angle}, \quad p_{{i,2k+1}} = \cos {angle}",
+        )
 
     def build(self, dims: Dims) -> SinusoidalPositions:
         return SinusoidalPositions(self)
@@ -122,6 +147,9 @@ class Alibi(Positions, kind="alibi"):
     In a stack that sees both ways the distance counts on both sides.
     """
 
+    def equations(self, dims: Dims) -> Equations:
+        return alibi_equations(dims)
+
     def build(self, dims: Dims) -> AlibiPositions:
         return AlibiPositions()
 
@@ -135,6 +163,15 @@ class AlibiPositions(PositionScheme):
         slopes_H = torch.tensor(alibi_slopes(n_heads), dtype=dtype, device=sides.q_index_BT.device)
         distance_BTS = (sides.q_index_BT[:, :, None] - sides.k_index_BS[:, None, :]).abs()
         return -slopes_H[:, None, None] * distance_BTS[:, None].to(dtype)
+
+
+def alibi_equations(dims: Dims) -> Equations:
+    """The biases, and each head's slope: in the simple form where all numbers of heads are powers of two."""
+    slopes = r"2^{-8h/H}"
+    if not dims.heads or any(heads & (heads - 1) for heads in dims.heads):
+        cases = r"2^{-8h/N} & h \le N \\ 2^{-4 (2 (h - N) - 1)/N} & h > N"
+        slopes = rf"\begin{{cases}} {cases} \end{{cases}}, \quad N = 2^{{\lfloor \log_2 H \rfloor}}"
+    return r"b_{hij} &= -m_h \, |i - j|", rf"m_h &= {slopes}"
 
 
 def alibi_slopes(n_heads: int) -> list[float]:
@@ -157,6 +194,20 @@ class T5(Positions, kind="t5"):
     """rows of the table"""
     max_distance: PositiveInt = 128
     """distance from which on all share the last bucket"""
+
+    def equations(self, dims: Dims) -> Equations:
+        count = self.num_buckets if dims.causal else self.num_buckets // 2
+        exact, far = count // 2, count - count // 2
+        ratio = rf"\frac{{\ln(d/{exact})}}{{\ln({tex(self.max_distance)}/{exact})}}"
+        beyond = rf"\min\left({count - 1}, {exact} + \left\lfloor {far} \, {ratio} \right\rfloor\right)"
+        bucket = r"\beta(\max(i - j, 0))" if dims.causal else rf"\beta(|i - j|) + {count} \, [j > i]"
+        return (
+            rf"b_{{hij}} &= B_{{{bucket}, h}}, \quad B \in \mathbb{{R}}^{{{self.num_buckets} \times H}}",
+            rf"\beta(d) &= \begin{{cases}} d & d < {exact} \\ {beyond} & d \ge {exact} \end{{cases}}",
+        )
+
+    def words(self, dims: Dims) -> str:
+        return f"{self.num_buckets} buckets up to {self.max_distance}"
 
     def build(self, dims: Dims) -> T5Positions:
         return T5Positions(self, dims)

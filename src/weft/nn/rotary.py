@@ -15,7 +15,8 @@ from weft.config import Slot
 from weft.errors import WeftError
 from weft.nn import fused
 from weft.nn.module import Dims
-from weft.nn.positions import AlibiPositions, Positions, PositionScheme
+from weft.nn.part import Equations, tex
+from weft.nn.positions import AlibiPositions, Positions, PositionScheme, alibi_equations
 from weft.nn.scaling import NoScaling, RotaryScaling, Turning
 
 
@@ -34,6 +35,19 @@ class Rotary(Positions, kind="rotary"):
     """which channels are a pair: i and i + width/2 (GPT-NeoX, Llama), or 2i and 2i + 1 (the paper, GPT-J)"""
     scaling: Slot[RotaryScaling] = NoScaling()
     """how the wavelengths are stretched for texts longer than those of the first training"""
+
+    def equations(self, dims: Dims) -> Equations:
+        one, other = ("k", "k + w/2") if self.layout == "half" else ("2k", "2k + 1")
+        longer = "" if self.scaling.magnitude == 1 else r"c \, "
+        matrix = r"\begin{pmatrix} \cos i f_k & \sin i f_k \\ -\sin i f_k & \cos i f_k \end{pmatrix}"
+        pair = rf"\begin{{pmatrix}} z_{{{one}}} & z_{{{other}}} \end{{pmatrix}}"
+        width = "K" if self.share == 1 else rf"{tex(self.share)} K"
+        rest = "" if self.share == 1 else r", \quad R_i(z)_k = z_k \text{ for } k \ge w"
+        return (
+            rf"\left(R_i(z)_{{{one}}}, R_i(z)_{{{other}}}\right) &= {longer}{pair} {matrix}, \quad 0 \le k < w/2",
+            *self.scaling.equations(dims),
+            rf"\theta &= {tex(self.theta)}, \quad w = {width}{rest}",
+        )
 
     def derived(self, dims: Dims) -> list[str]:
         """Derived values, said aloud."""
@@ -84,6 +98,9 @@ class RotaryAlibi(Rotary, kind="rotary-alibi"):
 
     Su et al. 2021, eq. 15; Press et al. 2022, section 3.
     """
+
+    def equations(self, dims: Dims) -> Equations:
+        return (*super().equations(dims), *alibi_equations(dims))
 
     def build(self, dims: Dims) -> RotaryAlibiPositions:
         return RotaryAlibiPositions(self, dims)

@@ -13,9 +13,9 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from weft.config import Part
 from weft.errors import WeftError
 from weft.nn.module import Dims
+from weft.nn.part import Equations, ModelPart, tex
 from weft.nn.positions import frequencies, wave_dtype
 
 
@@ -47,8 +47,15 @@ class Turning:
         return torch.where(together_BTS, ends_BT[:, None, :], 0).amax(2)
 
 
-class RotaryScaling(Part, slot="scaling", default="none"):
-    """How rotary's wavelengths are stretched for texts longer than those of training."""
+_PLAIN = r"\theta^{-2k/w}"
+"""The frequency of pair k in equations, where w channels are turned."""
+
+
+class RotaryScaling(ModelPart, slot="scaling", default="none"):
+    """How rotary's wavelengths are stretched for texts longer than those of training.
+
+    Equations tell f_k.
+    """
 
     def frequencies(self, turning: Turning) -> Tensor:
         """Radians a place of each pair, P or B x T x P."""
@@ -71,6 +78,9 @@ class RotaryScaling(Part, slot="scaling", default="none"):
 class NoScaling(RotaryScaling, kind="none"):
     """The same wavelengths, however long the text."""
 
+    def equations(self, dims: Dims) -> Equations:
+        return (rf"f_k &= {_PLAIN}",)
+
     def frequencies(self, turning: Turning) -> Tensor:
         return turning.frequencies()
 
@@ -85,6 +95,9 @@ class Stretched(RotaryScaling):
 class LinearScaling(Stretched, kind="linear"):
     """Position interpolation: all places are divided by `factor` (Chen et al. 2023, eq. 4; arXiv 2306.15595)."""
 
+    def equations(self, dims: Dims) -> Equations:
+        return (rf"f_k &= \frac{{1}}{{{tex(self.factor)}}} \, {_PLAIN}",)
+
     def frequencies(self, turning: Turning) -> Tensor:
         return turning.frequencies() / self.factor
 
@@ -94,6 +107,9 @@ class NtkScaling(Stretched, kind="ntk"):
 
     Peng et al. 2023, definition 1 (arXiv 2309.00071): theta' = theta factor^(width/(width - 2)).
     """
+
+    def equations(self, dims: Dims) -> Equations:
+        return (rf"f_k &= \left(\theta \cdot {tex(self.factor)}^{{w/(w - 2)}}\right)^{{-2k/w}}",)
 
     def frequencies(self, turning: Turning) -> Tensor:
         return turning.frequencies(turning.theta * self.factor ** _ntk_power(self.kind, turning.width))
@@ -109,6 +125,14 @@ class DynamicScaling(Stretched, kind="dynamic"):
 
     original_length: PositiveInt | None = None
     """tokens up to which nothing changes; max_length unless given"""
+
+    def equations(self, dims: Dims) -> Equations:
+        factor, original = tex(self.factor), tex(self.cached_limit(dims.max_length))
+        stretch = rf"{factor} \frac{{T}}{{{original}}} - {tex(self.factor - 1)}"
+        return (
+            r"f_k &= \left(\theta \, s^{w/(w - 2)}\right)^{-2k/w}",
+            rf"s &= \max\left(1, {stretch}\right), \quad T \text{{ the text's length}}",
+        )
 
     def cached_limit(self, max_length: int) -> int:
         return self.original_length or max_length
@@ -149,6 +173,14 @@ class Llama3Scaling(Stretched, kind="llama-3"):
             )
         return self
 
+    def equations(self, dims: Dims) -> Equations:
+        low, high, original = tex(self.low_freq_factor), tex(self.high_freq_factor), tex(self.original_length)
+        kept = rf"\frac{{\frac{{1}}{{2\pi}} {original} \, {_PLAIN} - {low}}}{{{high} - {low}}}"
+        return (
+            rf"f_k &= \left((1 - s_k) \frac{{1}}{{{tex(self.factor)}}} + s_k\right) {_PLAIN}",
+            rf"s_k &= \min\left(1, \max\left(0, {kept}\right)\right)",
+        )
+
     def frequencies(self, turning: Turning) -> Tensor:
         plain_P = turning.frequencies()
         turns_P = self.original_length * plain_P / (2 * math.pi)
@@ -178,6 +210,18 @@ class YarnScaling(Stretched, kind="yarn"):
         if self.beta_slow >= self.beta_fast:
             raise ValueError(f"beta_slow = {self.beta_slow} should be less than beta_fast = {self.beta_fast}")
         return self
+
+    def equations(self, dims: Dims) -> Equations:
+        original = tex(self.original_length)
+        turns = rf"\frac{{w}}{{2 \ln \theta}} \ln \frac{{{original}}}{{2\pi r}}"
+        first = rf"k_0 = \max\left(0, \lfloor \kappa({tex(self.beta_fast)}) \rfloor\right)"
+        last = rf"k_1 = \min\left(w - 1, \lceil \kappa({tex(self.beta_slow)}) \rceil\right)"
+        return (
+            rf"f_k &= \left(1 - s_k + \frac{{s_k}}{{{tex(self.factor)}}}\right) {_PLAIN}",
+            r"s_k &= \min\left(1, \max\left(0, \frac{k - k_0}{k_1 - k_0}\right)\right)",
+            rf"\kappa(r) &= {turns}, \quad {first}, \quad {last}",
+            rf"c &= {tex(self.magnitude)}",
+        )
 
     @property
     def magnitude(self) -> float:

@@ -8,13 +8,20 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from weft.config import Part
 from weft.nn.initialization import Constant
-from weft.nn.module import Cost, Module
+from weft.nn.module import Cost, Dims, Module
+from weft.nn.part import Equations, ModelPart, tex
 
 
-class Score(Part, slot="score", default="softmax"):
+class Score(ModelPart, slot="score", default="softmax"):
     """How products of queries and keys become weights."""
+
+    def equations(self, dims: Dims, *, biased: bool = False) -> Equations:
+        """From q_{hi} and k_{hj} to the weights a_{hij} of the keys j in M_i; b_{hij} is added to scores where biased.
+
+        `dims.d_model` is the width of a head.
+        """
+        return ()
 
     def build(self, width: int, n_heads: int) -> Weighting:
         """The weighting for so many heads of `width` channels."""
@@ -48,6 +55,25 @@ class Softmax(Score, kind="softmax"):
     sinks: bool = False
     """learn for each head a score that takes its share of the sum and hands nothing on: all weights may be small
     (Xiao et al. 2024, section 3.3; OpenAI 2025, "gpt-oss", section 2.2); at the start 0, Miller's softmax-plus-one"""
+
+    def equations(self, dims: Dims, *, biased: bool = False) -> Equations:
+        product, score = r"q_{hi} \cdot k_{hj}", r"s_{hij} + b_{hij}" if biased else "s_{hij}"
+        scaled = rf"\frac{{{product}}}{{\sqrt{{{dims.d_model}}}}}" if self.scale is None else product
+        if self.scale not in (None, 1):
+            scaled = rf"{tex(self.scale)} \, {product}"
+        if self.cap is not None:
+            scaled = rf"{tex(self.cap)} \tanh\left(\frac{{1}}{{{tex(self.cap)}}} {scaled}\right)"
+        rest = r"\exp(z_h) + " if self.sinks else ""
+        others = rest + r"\sum_{j' \in M_i} \exp(" + score.replace("j", "j'") + ")"
+        return (
+            rf"s_{{hij}} &= {scaled}",
+            rf"a_{{hij}} &= \frac{{\exp({score})}}{{{others}}}, \quad j \in M_i",
+        )
+
+    def words(self, dims: Dims) -> str | None:
+        given = {"scale": self.scale, "cap": self.cap}
+        changed = [f"{name} {value:g}" for name, value in given.items() if value is not None]
+        return ", ".join([*changed, *(["sinks"] if self.sinks else [])]) or None
 
     def build(self, width: int, n_heads: int) -> SoftmaxWeighting:
         scale = self.scale or 1 / math.sqrt(width)

@@ -9,10 +9,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from weft.config import Part
+from weft.nn.module import Dims
+from weft.nn.part import Equations, ModelPart, tex
+
+_SKIPPED = r"\Pr\left[\text{training skips a branch of layer } \ell\right]"
 
 
-class StochasticDepth(Part, slot="stochastic_depth", default="none"):
+class StochasticDepth(ModelPart, slot="stochastic_depth", default="none"):
     """How often training skips a residual branch."""
 
     def at(self, depth: int, n_layers: int) -> float:
@@ -33,6 +36,9 @@ class Uniform(StochasticDepth, kind="uniform"):
     share: float = Field(gt=0, lt=1)
     """share of the rows that skip a branch"""
 
+    def equations(self, dims: Dims) -> Equations:
+        return (rf"{_SKIPPED} &= {tex(self.share)}",)
+
     def at(self, depth: int, n_layers: int) -> float:
         return self.share
 
@@ -42,6 +48,9 @@ class LinearDecay(StochasticDepth, kind="linear"):
 
     share: float = Field(gt=0, lt=1)
     """share of the rows that skip a branch of the last layer"""
+
+    def equations(self, dims: Dims) -> Equations:
+        return (rf"{_SKIPPED} &= {tex(self.share)} \cdot \frac{{\ell}}{{{dims.n_layers}}}",)
 
     def at(self, depth: int, n_layers: int) -> float:
         return self.share * depth / n_layers

@@ -19,6 +19,7 @@ from weft.nn.heads import Head, HeadModule, Labelled, cross_entropy
 from weft.nn.initialization import Normal
 from weft.nn.linear import Linear
 from weft.nn.module import Cost, Dims, Module, Term
+from weft.nn.part import Equations, ModelPart, tex
 
 Pooling = Literal["first", "mean", "last"]
 
@@ -27,6 +28,15 @@ class _Pooled(Head):
     pooling: Pooling = "mean"
     """which vector: the first token's (Devlin et al. 2019), the last one's (Radford et al. 2018), or the mean of all"""
 
+    def pooled(self) -> str:
+        """That vector, in LaTeX."""
+        pooled = {"first": "x_0", "last": "x_{T-1}", "mean": r"\frac{1}{T} \sum_{i=0}^{T-1} x_i"}
+        return rf"u &= {pooled[self.pooling]}"
+
+    def place(self) -> str:
+        """Of which token it is, in words."""
+        return "mean of all tokens" if self.pooling == "mean" else f"{self.pooling} token"
+
 
 class _Scored(_Pooled):
     pooler: bool = False
@@ -34,9 +44,21 @@ class _Scored(_Pooled):
     dropout: float | None = Field(None, ge=0, lt=1)
     """share of that vector that is dropped in training; the model's dropout unless given"""
 
+    def scored(self) -> tuple[str, str]:
+        """What is multiplied with the last matrix, and its line."""
+        return ("v", r"v &= \tanh(u W_p + b_p)") if self.pooler else ("u", "")
+
 
 class Classifier(_Scored, Labelled, kind="classifier"):
     """One of a few labels for the whole text, from one vector that stands for it."""
+
+    def equations(self, dims: Dims, embedding: ModelPart | None = None) -> Equations:
+        vector, dense = self.scored()
+        logits = rf"\operatorname{{logits}} &= {vector} W + b \in \mathbb{{R}}^{{{tex(self.n_labels())}}}"
+        return (self.pooled(), *filter(None, [dense]), logits, r"p &= \operatorname{softmax}(\operatorname{logits})")
+
+    def words(self, dims: Dims) -> str:
+        return f"{self.place()}{', pooler' if self.pooler else ''}; → {self.n_labels()} labels"
 
     def build(self, dims: Dims, embedding: Module) -> ClassifierHead:
         return ClassifierHead(self, dims)
@@ -44,6 +66,14 @@ class Classifier(_Scored, Labelled, kind="classifier"):
 
 class MultipleChoice(_Scored, kind="multiple-choice"):
     """One of several texts, such as a question with each of its answers: each gets a score (Radford et al. 2018)."""
+
+    def equations(self, dims: Dims, embedding: ModelPart | None = None) -> Equations:
+        vector, dense = self.scored()
+        score = rf"s_c &= {vector}_c \cdot w + b \quad \text{{for each choice }} c = 1, \dots, C"
+        return (self.pooled(), *filter(None, [dense]), score, r"p &= \operatorname{softmax}(s_1, \dots, s_C)")
+
+    def words(self, dims: Dims) -> str:
+        return f"{self.place()}{', pooler' if self.pooler else ''}; → 1 score a choice"
 
     def build(self, dims: Dims, embedding: Module) -> MultipleChoiceHead:
         return MultipleChoiceHead(self, dims, 1)
@@ -54,6 +84,12 @@ class TextEmbedding(_Pooled, kind="embedding"):
 
     normalize: bool = True
     """to length 1, so that products of two are cosines"""
+
+    def equations(self, dims: Dims, embedding: ModelPart | None = None) -> Equations:
+        return (self.pooled(), r"z &= \frac{u}{\lVert u \rVert}" if self.normalize else "z &= u")
+
+    def words(self, dims: Dims) -> str:
+        return f"{self.place()}{', length 1' if self.normalize else ''}"
 
     def build(self, dims: Dims, embedding: Module) -> TextEmbeddingHead:
         return TextEmbeddingHead(self)

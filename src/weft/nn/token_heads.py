@@ -12,6 +12,7 @@ from weft.nn.heads import Head, HeadModule, Labelled, cross_entropy
 from weft.nn.initialization import Normal
 from weft.nn.linear import Linear
 from weft.nn.module import Dims, Module, Term
+from weft.nn.part import Equations, ModelPart, tex
 
 
 class _OfTokens(Head):
@@ -22,12 +23,28 @@ class _OfTokens(Head):
 class TokenClassifier(_OfTokens, Labelled, kind="token-classifier"):
     """One of a few labels for every token, such as the kind of name that it is part of (Devlin et al. 2019, 5.3)."""
 
+    def equations(self, dims: Dims, embedding: ModelPart | None = None) -> Equations:
+        return (
+            rf"\operatorname{{logits}}_i &= x_i W + b \in \mathbb{{R}}^{{{tex(self.n_labels())}}}",
+            r"p_i &= \operatorname{softmax}(\operatorname{logits}_i)",
+        )
+
+    def words(self, dims: Dims) -> str:
+        return f"every token; → {self.n_labels()} labels"
+
     def build(self, dims: Dims, embedding: Module) -> TokenClassifierHead:
         return TokenClassifierHead(self, dims)
 
 
 class Span(_OfTokens, kind="span"):
     """Where in the text an answer begins and where it ends (Devlin et al. 2019, section 4.2)."""
+
+    def equations(self, dims: Dims, embedding: ModelPart | None = None) -> Equations:
+        begins = r"p^{\text{begin}} &= \operatorname{softmax}_i(x_i \cdot w_1 + b_1)"
+        return begins, r"p^{\text{end}} &= \operatorname{softmax}_i(x_i \cdot w_2 + b_2)"
+
+    def words(self, dims: Dims) -> str:
+        return "every token; → begin, end"
 
     def build(self, dims: Dims, embedding: Module) -> SpanHead:
         return SpanHead(self, dims, 2)

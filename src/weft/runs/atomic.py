@@ -55,7 +55,10 @@ def write_text(path: Path, text: str) -> None:
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+        try:
+            handle, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+        except FileNotFoundError:  # the folder is there, but no place for files: /proc
+            raise DiskError(f"{path}: cannot be written (nothing can be made in {path.parent})") from None
         try:
             with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
                 file.write(text)
