@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import subprocess
 from pathlib import Path
 from types import ModuleType
 
@@ -19,7 +20,9 @@ def mutants() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "tools")
+        spec.loader.exec_module(module)
     return module
 
 
@@ -77,18 +80,42 @@ def test_only_an_assertion_of_the_test_counts(mutants: ModuleType, code: int, ou
         assert output.partition(": ")[2] in said
 
 
-def test_one_is_caught_and_one_survives(mutants: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    """For real: in a copy, with the sound tests first. What survives here is no fault at all."""
-    slopes = next(mutant for mutant in mutants.MUTANTS if mutant.name == "alibi-wrong-head")
-    harmless = slopes._replace(name="harmless", new=f"{slopes.old}  # as it was")
-    path = ROOT / "src" / "weft" / slopes.file
+def test_one_is_caught_for_real(mutants: ModuleType, capsys: Capture) -> None:
+    """In a copy, with the sound test first."""
+    name = "alibi-wrong-head"
+    (mutant,) = [mutant for mutant in mutants.MUTANTS if mutant.name == name]
+    path = ROOT / "src" / "weft" / mutant.file
     before = path.read_bytes()
-    monkeypatch.setattr(mutants, "MUTANTS", [slopes, harmless])
-    assert mutants.main(["--jobs", "1"]) == 1
+    assert mutants.main(["--only", name]) == 0
     told = capsys.readouterr().out
     assert "without a fault all of 1 tests pass" in told
-    assert "harmless: SURVIVED" in told
-    assert "caught" in next(line for line in told.splitlines() if line.endswith(slopes.test) and slopes.name in line)
-    assert "MISSED" in next(line for line in told.splitlines() if line.endswith(slopes.test) and "harmless" in line)
-    assert "1 of 2 caught" in told
+    assert f"{name}: assert" in told, "what the test said"
+    assert f"  {name}  {mutant.test}\n1 of 1 caught" in told
     assert path.read_bytes() == before, "the checkout is not touched"
+
+
+def test_one_that_survives_is_told(mutants: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    first, second = mutants.MUTANTS[:2]
+    found = [mutants.Outcome(first, False, "SURVIVED", 1.0), mutants.Outcome(second, True, "AssertionError", 2.0)]
+    monkeypatch.setattr(mutants, "hunt", lambda chosen, folder, jobs: found)
+    assert mutants.main([]) == 1
+    told = capsys.readouterr().out
+    assert f"MISSED    1.0 s  {first.name}" in told
+    assert f"caught    2.0 s  {second.name}" in told
+    assert "1 of 2 caught" in told
+
+
+def test_what_fails_without_a_fault_catches_none(mutants: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = object.__new__(mutants.Copy)  # without a folder of files
+    copy.folder = ROOT
+    done = {"-c": "/elsewhere/weft/__init__.py\n", "-m": "1 failed"}
+
+    def answer(*given: str, limit: float | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(given, int(given[0] == "-m"), done[given[0]])
+
+    monkeypatch.setattr(copy, "python", answer)
+    with pytest.raises(mutants.StaleError, match="not the copy's weft is imported: /elsewhere"):
+        copy.check(["test_nn.py"])
+    done["-c"] = f"{ROOT / 'src' / 'weft' / '__init__.py'}\n"
+    with pytest.raises(mutants.StaleError, match="without any fault these tests should pass:\n1 failed"):
+        copy.check(["test_nn.py"])
