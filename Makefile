@@ -6,7 +6,7 @@ PYTHON ?= python3
 SETUP := $(PYTHON) tools/setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint bench bench-quick format clean
+.PHONY: help install demo test test-all lint mutants bench bench-quick format clean
 
 help:      ## this list
 	@sed -n 's/^\([a-z-]*\):\( *\)## /  make \1\2/p' Makefile
@@ -25,6 +25,9 @@ test-all:  ## the same with the long tests
 
 lint:      ## install, then style, format, types and layers
 	@$(SETUP) lint
+
+mutants:   ## plant faults into a copy; a test must catch each (ARGS="--only NAME")
+	@$(SETUP) mutants $(ARGS)
 
 bench:     ## all benchmarks, hours on an idle machine: docs/performance.md (ARGS="--text FILE")
 	@$(SETUP) bench $(ARGS)

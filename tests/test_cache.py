@@ -76,6 +76,20 @@ def test_rows_join(model: Transformer) -> None:
     go_on_alone(model, cache, texts)
 
 
+def test_rows_take_their_sources_along() -> None:
+    """Chosen in another order, then joined with a row whose source is longer."""
+    model = parts.small({"positions": "rotary"}, encoder={"n_layers": 1})
+    x_BT, short_BS, long_BS = tokens(model, 3, 4), tokens(model, 2, 3, seed=1), tokens(model, 1, 5, seed=2)
+    cache, other = model.new_cache(2), model.new_cache(1)
+    logits(model, x_BT[:2, :2], cache, short_BS)
+    logits(model, x_BT[2:, :2], other, long_BS)
+    cache.select([1, 0])
+    cache.join(other)
+    found = logits(model, x_BT[[1, 0, 2], 2:], cache)
+    for row, (text, source) in enumerate([(1, short_BS[1]), (0, short_BS[0]), (2, long_BS[0])]):
+        close(found[row], logits(model, x_BT[text][None], source=source[None])[0, 2:])
+
+
 @pytest.mark.parametrize("empty_first", [True, False])
 def test_rows_that_have_read_nothing_join(model: Transformer, empty_first: bool) -> None:
     texts = texts_of(model, 3, 5)

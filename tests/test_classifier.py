@@ -18,6 +18,7 @@ from weft.errors import ConfigError, WeftError
 from weft.models.build import build
 from weft.models.config import ModelConfig
 from weft.nn import IGNORE, Classifier, ClassifierHead, Dims, Inputs, Lm
+from weft.nn.text_heads import pool
 
 DIMS = Dims(d_model=8, max_length=9, vocab_size=7, dropout=0.25)
 LABELS = ("sport", "science", "politics")
@@ -31,6 +32,13 @@ def head(**options: Any) -> ClassifierHead:
 
 def valid(*rows: str) -> Tensor:
     return torch.tensor([[mark == "x" for mark in row] for row in rows])
+
+
+def test_a_mean_in_low_precision_is_rounded_once() -> None:
+    """So it is off by at most half a step of bf16, which between 2 and 4 is 2^-7, however many vectors there are."""
+    x_BTD = (3 + normal(3, 4, 300, 64) / 4).bfloat16()
+    error_BD = pool(x_BTD, None, "mean").double() - x_BTD.double().mean(1)
+    assert float(error_BD.abs().max()) <= 1.001 * 2**-7
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)

@@ -51,6 +51,19 @@ def test_token_and_segment_and_position(kind: str, scaled: bool) -> None:
     assert (plain - given).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("rows", [60, 200])
+def test_a_pair_is_a_token_and_the_one_before_it(rows: int) -> None:
+    """In a text of its own: nothing comes before its first token, and padding does not count, whatever stands there."""
+    model = small(STACK, embedding={"kind": "bigrams", "rows": rows})
+    x_BT, documents_BT = tokens(model, 1, 7), torch.tensor([[0, 0, 0, 1, 1, 1, 1]])
+    places_BT = torch.tensor([[0, 1, 2, 0, 1, 2, 3]])
+    packed = logits(model, Inputs(tokens_BT=x_BT, documents_BT=documents_BT, positions_BT=places_BT))[0]
+    close(packed, torch.cat([expected(model, text) for text in x_BT[0].split([3, 4])]))
+    valid_BT = torch.tensor([[False, True, True, False, True, True, False]])
+    padded = logits(model, Inputs(tokens_BT=x_BT, valid_BT=valid_BT))
+    close(padded[valid_BT], expected(model, x_BT[valid_BT]))
+
+
 def test_segments_go_where_tokens_go() -> None:
     """Through a cache, beside padding, cut into micro-batches."""
     model = small(STACK, embedding={"n_segments": 2})

@@ -17,6 +17,7 @@ from weft.config import SLOTS
 from weft.errors import WeftError
 from weft.models.build import build
 from weft.nn import IGNORE, Dims, Factorized, Tokens, listen
+from weft.nn.heads import cross_entropy
 
 DIMS = Dims(d_model=8, max_length=9, vocab_size=7)
 VALID = torch.tensor([[1, 1, 1, 0, 0], [0, 1, 1, 1, 1], [1, 1, 1, 1, 1], [0, 0, 1, 1, 0]], dtype=torch.bool)
@@ -91,6 +92,14 @@ def test_a_masked_token_s_head_transforms_and_scores_only_what_is_asked() -> Non
     assert rows == [3, 3, 2]
     close(model.head("mlm").losses(model(x_BT).x_BTD, targets_BT).sum()[None],
           model.head("mlm").loss(model(x_BT).x_BTD, targets_BT).total.detach()[None], 1e-6)  # fmt: skip
+
+
+def test_the_loss_of_rounded_scores_is_not_rounded_itself() -> None:
+    logits_NC, targets_N = normal(1, 9, 50).bfloat16(), torch.arange(9)
+    for smoothing in (0.0, 0.2):
+        found = cross_entropy(logits_NC, targets_N, smoothing)
+        assert found.dtype == torch.float32
+        assert torch.equal(found, cross_entropy(logits_NC.float(), targets_N, smoothing))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])

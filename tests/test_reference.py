@@ -208,8 +208,12 @@ def test_attention(level: dict[str, Any], kernel: str) -> None:
     check_attention(level, SLOTS["positions"].choose("rotary" if level.get("head_width") != 1 else "none"), kernel)
 
 
+ACROSS = [level for level in levels("attention") if level.values[0]["kind"] != "none"]
+SLOTTED = {"kind": "dot-product", "n_kv_heads": 2, "qk_norm": "layer", "gate": "headwise", "score": {"sinks": True}}
+
+
 @pytest.mark.parametrize("kernel", ["reference", "auto"])
-@pytest.mark.parametrize("level", [level for level in levels("attention") if level.values[0]["kind"] != "none"])
+@pytest.mark.parametrize("level", [*ACROSS, pytest.param(SLOTTED, id="slotted")])
 def test_cross_attention(level: dict[str, Any], kernel: str) -> None:
     """Three queries to memories of unequal lengths: every query sees all that is valid, wherever it stands."""
     part = SLOTS["attention"].choose({**level, "kernel": kernel})

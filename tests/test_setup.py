@@ -334,6 +334,11 @@ def test_the_first_failing_check_ends_it_with_its_code(setup: Setup, machine: Ma
     assert failing in " ".join(machine.calls[-1])
 
 
+def test_planted_faults_get_the_arguments(setup: Setup, machine: Machine) -> None:
+    assert setup.main(["mutants", "--only", "causal-shifted"]) == 0
+    assert machine.calls[-1] == [setup.program("python"), "tools/mutants.py", "--only", "causal-shifted"]
+
+
 def test_clean_leaves_the_runs(setup: Setup, machine: Machine) -> None:
     setup.ensure(dev=True)
     for path in ("runs/demo/recipe.yaml", "src/weft/__pycache__/a.pyc", ".mypy_cache/x", "src/weft/a.py"):

@@ -334,6 +334,12 @@ def bench(arguments: list[str]) -> None:
     step("benchmarks", [program("python"), "benchmarks/all.py", "--write", *arguments])
 
 
+def mutants(arguments: list[str]) -> None:
+    """Install, plant faults into a copy, each of which a test must catch; arguments go to tools/mutants.py."""
+    ensure(dev=True)
+    step("planted faults", [program("python"), "tools/mutants.py", *arguments])
+
+
 def reformat(arguments: list[str]) -> None:
     """Install, then put the source into its format and mend what ruff can."""
     ensure(dev=True)
@@ -359,6 +365,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "test": test,
     "lint": lint,
     "bench": bench,
+    "mutants": mutants,
     "format": reformat,
     "clean": clean,
 }
@@ -376,7 +383,7 @@ def main(argv: list[str]) -> int:
         print(usage())
         return 0
     name, arguments = argv[0], argv[1:]
-    if name not in COMMANDS or (arguments and name not in ("test", "bench")):
+    if name not in COMMANDS or (arguments and name not in ("test", "bench", "mutants")):
         print(f"setup.py: no such command: {' '.join(argv)}\n\n{usage()}", file=sys.stderr)
         return 2
     problem = refusal((sys.version_info[0], sys.version_info[1]))
