@@ -82,10 +82,12 @@ class _Picture:
         """Every layer, those that are alike and their pattern folded."""
         layers, dims = declared.layers(), self.config.dims(stack)
         sets = len(set(declared.sharing()))
-        kinds = {layer: layers.index(layer) for layer in reversed(layers)}
 
         def one(index: int, times: int, repeated: int) -> Group:
-            layer, path = layers[index], f"{stack}.blocks.{kinds[layers[index]]}"
+            layer, path = (
+                layers[index],
+                f"{stack}.blocks.{layers.index(layers[index])}",
+            )  # the first holds what is shared
             items = tuple(self._block(layer, declared, built, path, dims))
             each = self._counted(path)
             total = f"{times * repeated} × {each}" if each and times * repeated > 1 else each
