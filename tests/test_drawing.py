@@ -19,7 +19,9 @@ from weft.config import SLOTS
 from weft.errors import WeftError
 from weft.models.config import ModelConfig, TransformerConfig, presets
 from weft.models.drawing import draw, fold, runs
-from weft.nn import Dims, FeedForward, Linear, Normal
+from weft.models.equations import latex
+from weft.nn import BlockPart, Dims, FeedForward, Linear, Norm, Normal, Positions
+from weft.nn.block import PreNormBlock
 from weft.report.boxes import wrapped
 from weft.report.svg import text_width
 
@@ -222,6 +224,26 @@ def test_a_part_of_ones_own_appears_with_its_kind_and_options() -> None:
         assert "3 × 1,3" in words(svg)
     finally:
         kinds.pop("narrow", None)
+
+
+def test_a_block_that_does_not_tell_how_it_is_wired() -> None:
+    kinds = SLOTS["block"].kinds
+    try:
+
+        class Halved(BlockPart, kind="halved"):
+            """x + f(norm(x)) / 2."""
+
+            def build(self, dims: Dims, positions: Positions, norm: Norm) -> PreNormBlock:
+                return PreNormBlock(self, dims, positions, norm)
+
+        config = config_of({**parts.SIZES, "decoder": {"n_layers": 3, "block": "halved"}})
+        svg = draw(config)
+        check(svg)
+        assert "halved block" in words(svg)
+        assert not elements(svg, "circle", "sum"), "a residual line that nobody spoke of"
+        assert r"\paragraph{Block: halved (decoder)} tells no equation. x + f(norm(x)) / 2." in latex(config)
+    finally:
+        kinds.pop("halved", None)
 
 
 def test_lines_are_broken_within_their_room() -> None:

@@ -87,7 +87,7 @@ class _Picture:
             layer, path = (
                 layers[index],
                 f"{stack}.blocks.{layers.index(layers[index])}",
-            )  # the first holds what is shared
+            )
             items = tuple(self._block(layer, declared, built, path, dims))
             each = self._counted(path)
             total = f"{times * repeated} × {each}" if each and times * repeated > 1 else each
