@@ -30,8 +30,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Profile:
             torch.ones(10_000).sum()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RmsNorm, "forward", lambda self, x: dawdle(300) or norm(self, x))
-        patch.setattr(fused._Rotation, "backward", staticmethod(lambda ctx, grad: dawdle(100) or rotation(ctx, grad)))
+        patch.setattr(RmsNorm, "forward", lambda self, x: dawdle(1000) or norm(self, x))
+        patch.setattr(fused._Rotation, "backward", staticmethod(lambda ctx, grad: dawdle(400) or rotation(ctx, grad)))
         training = new_training(tiny.prepared(source), Console(file=io.StringIO()))
         return profile(training, steps=2)
 
