@@ -65,7 +65,7 @@ def ours(options: dict[str, Any], matrices: dict[str, nn.Linear]) -> nn.Module:
 
 def run(module: nn.Module, x_BTD: Tensor) -> Tensor:
     scheme = SLOTS["positions"].choose("none").build(DIMS)
-    return module(x_BTD, Context(Causal(), SIDES, scheme, {module.prepared_key: None})).detach()
+    return module(x_BTD, Context(Everything(), SIDES, scheme, {module.prepared_key: None})).detach()
 
 
 def test_qwen_3_next_gates_what_it_mixed() -> None:

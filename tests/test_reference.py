@@ -194,7 +194,7 @@ def check_attention(level: dict[str, Any], positions: Any, kernel: str) -> None:
     places_BT = torch.arange(5)[None]
     scheme = positions.build(DIMS)
     prepared = {module.prepared_key: (module.scheme or scheme).prepare(places_BT, module.width)}
-    context = Context(Causal(), Sides(places_BT, places_BT, aligned=True), scheme, prepared)
+    context = Context(Everything(), Sides(places_BT, places_BT, aligned=True), scheme, prepared)
 
     def formula(at: Mapping[str, Array], x: Array) -> Array:
         return np.array([reference.attention(part.dump(), at, row, positions.dump()) for row in x])
@@ -225,7 +225,8 @@ def test_cross_attention(level: dict[str, Any], kernel: str) -> None:
 
     def compute(both: Tensor) -> Tensor:
         memory = Memory(both[:, 3:], valid_BS)
-        return module(both[:, :3], Context(Causal(), self_sides, PositionScheme(), {}, Across(Valid(), sides), memory))
+        context = Context(Everything(), self_sides, PositionScheme(), {}, Across(Valid(), sides), memory)
+        return module(both[:, :3], context)
 
     def formula(at: Mapping[str, Array], both: Array) -> Array:
         rows = zip(both, valid_BS.numpy(), strict=True)

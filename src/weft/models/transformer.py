@@ -17,7 +17,7 @@ from weft.nn.block import Block
 from weft.nn.cache import SLACK, Cache, MemoryEntry, index_of
 from weft.nn.context import Across, Context, Inputs, Memory
 from weft.nn.embeddings import TokenEmbedding
-from weft.nn.masks import Causal, Everything, Mask, SameDocument, Valid
+from weft.nn.masks import Everything, Mask, SameDocument, Valid
 from weft.nn.module import Dims, Module, Terms, add_terms
 from weft.nn.positions import PositionScheme
 from weft.nn.sides import Sides
@@ -45,7 +45,6 @@ class Stack(Module):
     def __init__(self, config: StackConfig, dims: Dims, embedding: TokenEmbedding) -> None:
         super().__init__()
         layers = config.layers()
-        self.causal = dims.causal
         self.dropout = embedding.dropout
         blocks = [
             layer.build(replace(dims, depth=depth), config.positions, config.norm)
@@ -111,7 +110,6 @@ class Stack(Module):
 
     def _context(self, inputs: Inputs, memory: Memory | None, cache: Cache | None) -> tuple[Context, Tensor]:
         """Masks, positions and places of this batch, for all blocks."""
-        order: Mask = Causal() if self.causal else Everything()
         apart: Mask = Everything()
         valid_BT, documents_BT, device = inputs.valid_BT, inputs.documents_BT, inputs.device
         tokens = inputs.shape[1]
@@ -147,7 +145,7 @@ class Stack(Module):
                 scheme = attention.scheme or self.positions
                 prepared[attention.prepared_key] = scheme.prepare(positions_BT, attention.width, documents_BT)
         across = _across(inputs, memory, cache)
-        context = Context(order & apart, sides, self.positions, prepared, across, memory, cache, placement, apart=apart)
+        context = Context(apart, sides, self.positions, prepared, across, memory, cache, placement)
         return context, positions_BT
 
     def _check_length(self, length: int) -> None:

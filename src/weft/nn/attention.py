@@ -262,7 +262,7 @@ class DotProductAttention(Module):
             assert entry is not None, "a layer with attention has a cache entry"
             k_BGSK, v_BGSK, sides = entry.append(k_BGSK, v_BGSK, context.placement, sides)
         bias_BHTS = scheme.bias(sides, self.n_heads, q_BHTK.dtype)
-        mixed_BHTK = self.mix(q_BHTK, k_BGSK, v_BGSK, self.mask & context.apart, sides, bias_BHTS)
+        mixed_BHTK = self.mix(q_BHTK, k_BGSK, v_BGSK, self.mask & context.mask, sides, bias_BHTS)
         return self.handed_on(x_BTD, mixed_BHTK)
 
     def mix(

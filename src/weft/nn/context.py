@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from weft.nn.cache import Cache, Placement
-from weft.nn.masks import Everything, Mask
+from weft.nn.masks import Mask
 from weft.nn.module import Terms
 from weft.nn.positions import PositionScheme
 from weft.nn.sides import Sides
@@ -72,6 +72,7 @@ class Context:
     """Masks, prepared positions, memory and cache of one forward through a stack."""
 
     mask: Mask
+    """What keeps documents and padding apart; the order in which a stack is read is in each attention's own mask."""
     sides: Sides
     positions: PositionScheme
     """The stack's; a layer with positions of its own has them itself."""
@@ -83,8 +84,6 @@ class Context:
     cache: Cache | None = None
     placement: Placement | None = None
     depth: int = 0
-    apart: Mask = field(default_factory=Everything)
-    """Of the mask, what keeps documents and padding apart: for an attention whose own mask says what order is read."""
 
     def at(self, depth: int) -> Context:
         """The same, for the block at `depth`."""

@@ -141,9 +141,8 @@ class Blocked(Kernel):
         if call.q_BHTK.device.type != "cpu" or call.q_BHTK.shape[2] < 2 * BLOCK:
             return False  # few queries are one block or two: nothing to leave out
         if {"cap", "sinks"}.intersection(call.needs):
-            return (
-                True  # sdpa cannot; beside the reference, forward and backward: at T = 256 1.2, at 1024 3 times as fast
-            )
+            # sdpa cannot; beside the reference, forward and backward: at T = 256 1.2, at 1024 3 times as fast
+            return True
         if call.q_BHTK.dtype is torch.bfloat16 and fast_bf16("cpu"):
             # sdpa is no faster in bf16 than in float32, and matrix products are: block by block, a trial of this design
             # on such a chip was 1.2 to 1.8 times as fast as sdpa; this kernel has not been timed on one yet
