@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import parts
 import pytest
 import torch
-from properties import close, logits, tokens
 from torch import Tensor
 
+from weft.checking.compare import close, logits, tokens
+from weft.checking.small import SIZES, small
 from weft.config import SLOTS
 from weft.errors import WeftError
 from weft.models.build import build
@@ -36,7 +36,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def attention(**options: Any) -> Transformer:
-    return parts.small({"block": {"attention": options}})
+    return small({"block": {"attention": options}})
 
 
 # --- biases ---
@@ -274,7 +274,7 @@ def test_auto_chooses_one_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sinks_are_parameters_that_start_at_zero_and_learn() -> None:
-    config = {**parts.SIZES, "decoder": {"n_layers": 1, "block": {"attention": {"score": {"sinks": True}}}}}
+    config = {**SIZES, "decoder": {"n_layers": 1, "block": {"attention": {"score": {"sinks": True}}}}}
     model = build(config)
     sinks = model.get_parameter("decoder.blocks.0.attention.weighting.sinks")
     assert sinks.shape == (4,)

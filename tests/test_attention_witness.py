@@ -6,9 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from properties import close
 from torch import Tensor, nn
 
+from weft.checking.compare import close
 from weft.config import SLOTS
 from weft.nn import Call, Context, Dims, attend
 from weft.nn.masks import Causal, Everything

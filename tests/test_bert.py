@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from properties import close
 from torch import Tensor, nn
 
+from weft.checking.compare import close
 from weft.models.build import build
 from weft.models.cost import parameter_count
 from weft.models.transformer import Transformer

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from properties import close
 from torch import Tensor
 
+from weft.checking.compare import close
 from weft.models.build import build
 from weft.models.transformer import Transformer
 from weft.nn import IGNORE

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from properties import close
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from weft.checking.compare import close
 from weft.errors import WeftError
 from weft.models.build import build
 from weft.models.cost import training_memory

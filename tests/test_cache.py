@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from typing import Any
 
-import parts
 import pytest
 import torch
-from properties import close, logits, tokens
 from torch import Tensor
 
+from weft.checking.compare import close, logits, tokens
+from weft.checking.small import SIZES, small
 from weft.errors import ConfigError, WeftError
 from weft.models.build import build
 from weft.models.cost import total
@@ -33,7 +33,7 @@ EMBEDDINGS: dict[str, dict[str, Any]] = {"bigrams": {"kind": "bigrams", "rows": 
 
 @pytest.fixture(params=DECODERS)
 def model(request: pytest.FixtureRequest) -> Transformer:
-    return parts.small(DECODERS[request.param], embedding=EMBEDDINGS.get(request.param, {}))
+    return small(DECODERS[request.param], embedding=EMBEDDINGS.get(request.param, {}))
 
 
 def filled(model: Transformer, texts: list[Tensor]) -> Cache:
@@ -78,7 +78,7 @@ def test_rows_join(model: Transformer) -> None:
 
 def test_rows_take_their_sources_along() -> None:
     """Chosen in another order, then joined with a row whose source is longer."""
-    model = parts.small({"positions": "rotary"}, encoder={"n_layers": 1})
+    model = small({"positions": "rotary"}, encoder={"n_layers": 1})
     x_BT, short_BS, long_BS = tokens(model, 3, 4), tokens(model, 2, 3, seed=1), tokens(model, 1, 5, seed=2)
     cache, other = model.new_cache(2), model.new_cache(1)
     logits(model, x_BT[:2, :2], cache, short_BS)
@@ -126,7 +126,7 @@ def test_a_snapshot_is_come_back_to(model: Transformer) -> None:
 
 
 def test_vectors_that_were_given_are_no_token_that_an_embedding_looks_back_at() -> None:
-    model = parts.small(DECODERS["bigrams"], embedding=EMBEDDINGS["bigrams"])
+    model = small(DECODERS["bigrams"], embedding=EMBEDDINGS["bigrams"])
     x_BT, more_BT = tokens(model, 2, 4), tokens(model, 2, 3, seed=1)
     cache, mixed = model.new_cache(2), model.embedding(Inputs(tokens_BT=x_BT)).detach()
     logits(model, x_BT, cache)
@@ -177,7 +177,7 @@ def test_what_was_taken_back_is_never_seen(model: Transformer) -> None:
 
 def test_the_cache_grows() -> None:
     """Beyond the 64 slots that it begins with, and twice that, in even and in uneven rows."""
-    model = parts.small(DECODERS["rotary"])
+    model = small(DECODERS["rotary"])
     x_BT = tokens(model, 2, 140)
     cache = model.new_cache(2)
     assert cache.bytes == 0
@@ -231,7 +231,7 @@ def windowed(name: str = "one window", **attention: Any) -> Transformer:
     decoder = {"n_layers": 2, **WINDOWS[name]}
     if attention:
         decoder["block"] = {"attention": {**WINDOWS[name]["block"]["attention"], **attention}}
-    return parts.small(decoder, max_length=512)
+    return small(decoder, max_length=512)
 
 
 @pytest.mark.parametrize("slack", [0, 2, 7, SLACK])
@@ -370,7 +370,7 @@ def test_rings_of_another_slack_do_not_join() -> None:
 
 def test_a_ring_is_refused_where_all_is_seen() -> None:
     with pytest.raises(ConfigError) as caught:
-        build({**parts.SIZES, "decoder": {"block": {"attention": {"cache": "window"}}}})
+        build({**SIZES, "decoder": {"block": {"attention": {"cache": "window"}}}})
     assert caught.value.problems == [
         "decoder.block.attention.cache = 'window': an attention with mask: none sees all that came before,"
         " so its cache is full"

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import parts
 import pytest
 import reference
 import torch
 import torch.nn.functional as F
-from properties import close, tokens
 from test_reference import normal, stirred
 from torch import Tensor
 
+from weft.checking.compare import close, tokens
+from weft.checking.small import SIZES
 from weft.errors import ConfigError, WeftError
 from weft.models.build import build
 from weft.models.config import ModelConfig
@@ -213,7 +213,7 @@ def test_hugging_face_classifies_alike() -> None:
 
 def test_one_body_serves_several_heads() -> None:
     heads = {"lm": {"kind": "lm"}, "topic": {"kind": "classifier", "labels": ["a", "b"]}}
-    model = build({**parts.SIZES, "heads": heads})
+    model = build({**SIZES, "heads": heads})
     output = model(tokens(model, 2, 5))
     assert output.logits_BTV.shape == (2, 5, 11)
     assert model.head("topic")(output.x_BTD).shape == (2, 2)

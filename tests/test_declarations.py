@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import parts
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from weft.checking.cases import one_by_one, places
 from weft.config import SLOTS, Override, slot_base, yaml
 from weft.errors import ConfigError, WeftError
 from weft.models.build import build
@@ -45,7 +45,7 @@ def test_the_short_form_the_default_kind_and_the_whole_are_one() -> None:
 
 
 def test_a_dump_by_actual_type_is_read_back_whole() -> None:
-    for source in [*presets(), *parts.one_by_one(parts.places())]:
+    for source in [*presets(), *one_by_one(places())]:
         config = load(source)
         assert load(config.dump()) == config
         assert load(yaml.parse(yaml.dump(config.dump()), "dump")) == config

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import reference
 import torch
-from parts import SIZES, small
-from properties import close, logits, tokens
 from torch import Tensor
 
+from weft.checking.compare import close, logits, tokens
+from weft.checking.small import SIZES, small
 from weft.config import SLOTS
 from weft.errors import ConfigError
 from weft.models.build import blank, build

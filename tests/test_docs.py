@@ -5,15 +5,14 @@ Trainings are cut to a few steps of a small model; `make` and `pip` lines are ch
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import tiny
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 import tutorials
@@ -64,13 +63,14 @@ def commands(text: str) -> Iterator[str]:
             yield line[2:].partition("  #")[0].strip()
 
 
-def run(arguments: list[str], folder: Path) -> None:
-    """Run a command as a user would; it must succeed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
-    done = subprocess.run(
-        arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
-    )
-    assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stdout}\n{done.stderr}"
+def run(arguments: Sequence[str], folder: Path) -> None:
+    """Run `weft ARGUMENTS`, or `-c CODE`, as a user would; it must succeed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "100")
+        process = tiny.Process(folder.parent, *arguments, cwd=folder)
+    if process.wait(300) is None:
+        process.kill()
+    assert process.wait() == 0, f"{shlex.join(arguments)}\n{process.said}"
 
 
 def run_command(command: str, folder: Path) -> None:
@@ -83,24 +83,26 @@ def run_command(command: str, folder: Path) -> None:
     assert words[0] == "weft", f"a command that this test cannot run: {command}"
     if words[1] == "train" and not (folder / words[2]).is_dir():
         words[3:3] = small(words[2])  # before the page's own overrides, which stand
-    run([sys.executable, "-m", "weft.cli.main", *words[1:]], folder)
+    run(words[1:], folder)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_page(page: Path, tmp_path: Path) -> None:
     """All blocks of a page, one after the other, in one folder."""
-    files_of_a_reader(tmp_path)
+    reader = tmp_path / "reader"
+    reader.mkdir()
+    files_of_a_reader(reader)
     for language, text in blocks(page):
         if language == "console":
             for command in commands(text):
-                run_command(command, tmp_path)
+                run_command(command, reader)
         elif language == "yaml":
-            (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
-            run([sys.executable, "-m", "weft.cli.main", "train", "recipe.yaml", *small("recipe.yaml")], tmp_path)
+            (reader / "recipe.yaml").write_text(text, encoding="utf-8")
+            run(["train", "recipe.yaml", *small("recipe.yaml")], reader)
         elif language == "python" and (named := re.match(r'"""(\w+\.py):', text)):
-            (tmp_path / named[1]).write_text(text, encoding="utf-8")
+            (reader / named[1]).write_text(text, encoding="utf-8")
         elif language == "python":
-            run([sys.executable, "-c", text], tmp_path)
+            run(["-c", text], reader)
         else:
             assert language == "text", f"{page.name}: a block of {language} that nothing runs"
 

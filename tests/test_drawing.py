@@ -10,10 +10,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import parts
 import pytest
 from typer.testing import CliRunner
 
+from weft.checking.cases import one_by_one, places
+from weft.checking.small import SIZES
 from weft.cli import main
 from weft.config import SLOTS
 from weft.errors import WeftError
@@ -133,17 +134,15 @@ def test_presets(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_shapes(name: str) -> None:
-    svg = draw(
-        config_of({**parts.SIZES, "decoder": {}, **CASES[name]}), f"{name} " * 9, ["something was not given; " * 4]
-    )
+    svg = draw(config_of({**SIZES, "decoder": {}, **CASES[name]}), f"{name} " * 9, ["something was not given; " * 4])
     check(svg)
     assert "something was not given" in words(svg)
 
 
 def test_every_registered_part_appears_with_its_kind() -> None:
-    where = parts.places(variants=False)
+    where = places(variants=False)
     seen = set()
-    for declaration in parts.one_by_one(where):
+    for declaration in one_by_one(where):
         try:
             config = config_of(declaration)
             svg = draw(config)
@@ -196,7 +195,7 @@ def test_cross_attention_reads_the_end_of_the_encoder() -> None:
 
 
 def test_folding() -> None:
-    a, b, c = (config_of({**parts.SIZES, "decoder": {"block": {"kind": kind}}}).stacks()["decoder"].layers()[0]
+    a, b, c = (config_of({**SIZES, "decoder": {"block": {"kind": kind}}}).stacks()["decoder"].layers()[0]
                for kind in ("pre", "post", "plain"))  # fmt: skip
     assert list(fold([a] * 12)) == [(0, 12, 1)]
     assert list(fold([a, a, b] * 4)) == [(0, 3, 4)]
@@ -218,7 +217,7 @@ def test_a_part_of_ones_own_appears_with_its_kind_and_options() -> None:
                 return Linear(dims.d_model, dims.d_model, Normal(self.strength))
 
         block = {"feedforward": {"kind": "narrow", "strength": 2.0}}
-        svg = draw(config_of({**parts.SIZES, "decoder": {"n_layers": 3, "block": block}}))
+        svg = draw(config_of({**SIZES, "decoder": {"n_layers": 3, "block": block}}))
         check(svg)
         assert "narrow: strength=2" in words(svg)
         assert "3 × 1,3" in words(svg)
@@ -236,7 +235,7 @@ def test_a_block_that_does_not_tell_how_it_is_wired() -> None:
             def build(self, dims: Dims, positions: Positions, norm: Norm) -> PreNormBlock:
                 return PreNormBlock(self, dims, positions, norm)
 
-        config = config_of({**parts.SIZES, "decoder": {"n_layers": 3, "block": "halved"}})
+        config = config_of({**SIZES, "decoder": {"n_layers": 3, "block": "halved"}})
         svg = draw(config)
         check(svg)
         assert "halved block" in words(svg)

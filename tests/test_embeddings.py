@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import parts
 import pytest
 import reference
 import torch
-from parts import SIZES, small
-from properties import close, logits, tokens
 from torch import Tensor
 
+from weft.checking.compare import close, logits, tokens
+from weft.checking.small import SIZES, small, stir
 from weft.errors import WeftError
 from weft.models.build import build
 from weft.models.config import ModelConfig
@@ -98,7 +97,7 @@ def test_stacks_and_head_of_a_factorised_model_have_one_matrix() -> None:
     """It learns from every place where it computes; FLOPs are counted at each."""
     stacks = {"encoder": STACK, "decoder": STACK}
     model = build({**SIZES, **stacks, "embedding": {"kind": "factorized", "width": 4}}).double()
-    parts.stir(model)
+    stir(model)
     matrix = model.encoder.from_embedding
     assert model.decoder.from_embedding is matrix
     assert model.heads["lm"].to_embedding.of is matrix
@@ -145,7 +144,7 @@ def test_whatever_precision_activations_have() -> None:
     stack = {**STACK, "norm": {"kind": "rms", "zero_centered": True}, "block": block}
     embedding = {"kind": "factorized", "width": 12, "n_segments": 2}
     model = build({**SIZES, "embedding": embedding, "decoder": stack, "heads": {"lm": "lm", "mlm": "mlm"}}).eval()
-    parts.stir(model, 0.1)
+    stir(model, 0.1)
     inputs = Inputs(tokens_BT=tokens(model, 2, 5), segments_BT=SEGMENTS)
     exact = logits(model, inputs)
     masked = model.head("mlm")(model(inputs).x_BTD).detach()

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import parts
 import pytest
 import torch
 
+from weft.checking.small import LABELS, SIZES, stir
+from weft.checking.values import levels_of, required_of
 from weft.config import SLOTS
 from weft.errors import WeftError
 from weft.models.build import build
@@ -24,7 +25,7 @@ MODEL_PARTS = {name: base for name, base in SLOTS.items() if issubclass(base, Mo
 LEVELS = [
     pytest.param(base.choose(level), id=f"{name}-{index}-{level['kind']}")
     for name, base in MODEL_PARTS.items()
-    for index, level in enumerate(parts.levels_of(base))
+    for index, level in enumerate(levels_of(base))
 ]
 
 
@@ -63,7 +64,7 @@ def test_every_kind_has_equations_for_every_option(part: ModelPart) -> None:
     for causal in (True, False):
         dims = replace(DIMS, causal=causal, across=causal)
         if hasattr(part, "labels") and not part.labels:
-            part = part.bind(parts.LABELS)
+            part = part.bind(LABELS)
         if isinstance(part, MaskPart) and not causal and refused(part, dims):
             continue
         lines = part.equations(dims)
@@ -103,12 +104,12 @@ def test_every_option_that_shapes_the_function_shows() -> None:
     """Values stand in the equations: each option but those of training changes something."""
     training = {"dropout", "tied"}  # what is tied, a head tells
     for name, base in MODEL_PARTS.items():
-        for level in parts.levels_of(base):
+        for level in levels_of(base):
             changed = [key for key in level if key != "kind" and key not in training]
-            plain: dict[str, Any] = {"kind": level["kind"], **parts.required_of(base.kinds[level["kind"]])}
+            plain: dict[str, Any] = {"kind": level["kind"], **required_of(base.kinds[level["kind"]])}
             if changed and level != plain:
                 told = [base.choose(one) for one in (level, plain)]
-                told = [part.bind(parts.LABELS) if hasattr(part, "labels") else part for part in told]
+                told = [part.bind(LABELS) if hasattr(part, "labels") else part for part in told]
                 first, second = (part.equations(DIMS) for part in told)
                 assert first != second, f"{name}: {level} tells the same as {plain}"
 
@@ -138,7 +139,7 @@ def test_gpt2_says_what_gpt2_is() -> None:
 def test_a_pattern_tells_its_layers_and_an_encoder_decoder_what_is_read() -> None:
     config = ModelConfig.load(
         {
-            **parts.SIZES,
+            **SIZES,
             "encoder": {"n_layers": 1, "block": "post"},
             "decoder": {"n_layers": 5, "pattern": [{"attention": {"mask": {"kind": "window", "size": 3}}}, {}]},
         }
@@ -162,7 +163,7 @@ def test_a_part_that_tells_nothing_is_named() -> None:
             def build(self, dims: Dims) -> Linear:
                 return Linear(dims.d_model, dims.d_model, Normal(0.02))
 
-        config = ModelConfig.load({**parts.SIZES, "decoder": {"n_layers": 1, "block": {"feedforward": "silent-100%"}}})
+        config = ModelConfig.load({**SIZES, "decoder": {"n_layers": 1, "block": {"feedforward": "silent-100%"}}})
         assert isinstance(config, TransformerConfig)
         text = latex(config)
         assert r"\paragraph{Feedforward: silent-100\% (decoder)} tells no equation. Half of x \& nothing more." in text
@@ -176,8 +177,8 @@ def test_a_part_that_tells_nothing_is_named() -> None:
 def test_the_wiring_of_a_block_is_its_arithmetic(kind: str, shared: bool) -> None:
     """What drawings and equations say of norms and residuals gives the block's output, in float64."""
     options = {"kind": kind, **({"shared_norm": shared} if kind == "parallel" else {})}
-    model = build({**parts.SIZES, "decoder": {"n_layers": 1, "norm": "rms", "block": options}}).double().eval()
-    parts.stir(model)
+    model = build({**SIZES, "decoder": {"n_layers": 1, "norm": "rms", "block": options}}).double().eval()
+    stir(model)
     assert model.decoder is not None
     block, (layer,) = model.decoder.blocks[0], model.config.stacks()["decoder"].layers()
     assert isinstance(layer, BlockPart)

@@ -6,6 +6,7 @@ import json
 import random
 import tracemalloc
 
+import numpy as np
 import pytest
 
 from weft.data import task_baselines
@@ -224,3 +225,16 @@ def test_the_source_copied() -> None:
     other = task_baselines.copied(sources, ["con mèo ngồi trên chiếu", "hôm nay con chó chạy qua đồi"])
     assert other["bleu"] < 5
     assert 0 < other["chrf"] < 25
+
+
+def test_few_examples_are_fitted_through_their_products() -> None:
+    """What is said is what the regression on the features themselves says."""
+    lot = np.random.default_rng(0)
+    y_N = lot.integers(3, size=90)
+    x_NF = (lot.normal(size=(90, 400)) + 0.3 * np.eye(3, 400)[y_N]).astype(np.float32)
+    x_NF[80:], y_N[80:] = x_NF[:10], y_N[:10]  # some twice
+    x_MF = lot.normal(size=(50, 400)).astype(np.float32)
+    for weight in (None, "balanced"):
+        direct = task_baselines._fitted(x_NF, y_N, weight).predict(x_MF)
+        assert (task_baselines._told(x_NF @ x_NF.T, y_N, weight, x_MF @ x_NF.T) == direct).mean() > 0.95
+        assert len(set(direct)) == 3

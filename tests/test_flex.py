@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
-import parts
 import pytest
 import torch
-from properties import close, logits, tokens
 from torch import Tensor
 
+from weft.checking.compare import close, logits, tokens
+from weft.checking.small import SIZES
 from weft.errors import WeftError
 from weft.models.build import build
 from weft.nn import KERNELS, Call, attend, flex
@@ -60,7 +60,7 @@ def test_it_is_the_reference() -> None:
 @pytest.mark.slow
 def test_a_model_reads_with_it() -> None:
     attention = {"n_heads": 4, "n_kv_heads": 2, "mask": {"any": [{"kind": "window", "size": 3}, "global"]}}
-    declared = {**parts.SIZES, "max_length": 200, "decoder": {"positions": "rotary", "block": {"attention": attention}}}
+    declared = {**SIZES, "max_length": 200, "decoder": {"positions": "rotary", "block": {"attention": attention}}}
     model = build(declared)
     declared["decoder"]["block"]["attention"] = {**attention, "kernel": "flex"}
     other = build(declared)

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 
-import parts
 import pytest
 import torch
-from parts import small
-from properties import close, logits, tokens
 from torch import Tensor
 
+from weft.checking.compare import close, logits, tokens
+from weft.checking.small import SIZES, small, stir
 from weft.errors import WeftError
 from weft.models.build import build
 from weft.nn import Context, Inputs
 
 
 def test_bf16_over_float32_masters() -> None:
-    model = build({**parts.SIZES, "decoder": {"n_layers": 2, "positions": "rotary", "norm": "rms"}}).eval()
-    parts.stir(model, 0.1)
+    model = build({**SIZES, "decoder": {"n_layers": 2, "positions": "rotary", "norm": "rms"}}).eval()
+    stir(model, 0.1)
     x_BT = tokens(model, 4, 12)
     exact = logits(model, x_BT)
     model.compute_dtype = torch.bfloat16

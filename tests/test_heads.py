@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import reference
 import torch
-from properties import close
 from test_reference import Array, compare, normal, stirred
 from torch import Tensor, nn
 
+from weft.checking.compare import close
 from weft.config import SLOTS
 from weft.errors import WeftError
 from weft.models.build import build

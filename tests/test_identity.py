@@ -8,17 +8,18 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import parts
 import pytest
 import schema
 from pydantic import TypeAdapter
 from test_declarations import load, problems
 
+from weft.checking.cases import one_by_one, places
+from weft.checking.values import is_choice, options_of, required_of, values_of
 from weft.config import Section, Slot, sections_within, semantic
 from weft.models.config import ModelConfig, StackConfig, TransformerConfig, preset, presets
 from weft.runs.fingerprints import of_data
 
-PLACES = parts.places()
+PLACES = places()
 
 
 def schema_of_models() -> dict[str, Any]:
@@ -45,7 +46,7 @@ def test_what_weft_reads_fits_the_schema() -> None:
         "gpt2",
         {"preset": "gpt2", "decoder": {"n_layers": 2}},
         *map(preset, presets()),
-        *parts.one_by_one(PLACES),
+        *one_by_one(PLACES),
     ]
     documents += [{"decoder": {"blocks": ["post", {"attention": {"n_heads": 2}}]}}, load("gpt2").dump()]
     for document in documents:
@@ -85,18 +86,18 @@ def identity(config: Any) -> str:
 def sections() -> Iterator[Any]:
     for place in PLACES.values():
         for part in place.base.kinds.values():
-            yield from ((part, name) for name in part.model_fields if parts.is_choice(part, name))
+            yield from ((part, name) for name in part.model_fields if is_choice(part, name))
     yield from ((section, name) for section in (StackConfig, TransformerConfig) for name in section.model_fields
-                if parts.is_choice(section, name))  # fmt: skip
+                if is_choice(section, name))  # fmt: skip
 
 
 def test_every_semantic_option_and_no_execution_option_is_part_of_a_run_s_identity() -> None:
     checked = dict.fromkeys((True, False), 0)
     for section, name in dict.fromkeys(sections()):
-        required = parts.required_of(section)
+        required = required_of(section)
         plain = identity(section.model_validate(required))
-        execution = name in parts.options_of(section, execution=True)
-        for value in parts.values_of(section, name):
+        execution = name in options_of(section, execution=True)
+        for value in values_of(section, name):
             if value != required.get(name):
                 other = identity(section.model_validate({**required, name: value}))
                 assert (other == plain) is execution, f"{section.__name__}.{name} = {value}"

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import parts
 import pytest
 import reference
 import torch
-from properties import close, logits, tokens
 from schema import problems as schema_problems
 from torch import Tensor
 
 import weft.objectives  # noqa: F401  (registers them)
+from weft.checking.compare import close, logits, tokens
+from weft.checking.small import SIZES, small
 from weft.cli.schema import model_schema
 from weft.config import SLOTS, Override
 from weft.errors import WeftError
@@ -211,7 +211,7 @@ def test_what_has_no_reach_needs_a_full_cache() -> None:
 
 
 def prefixed(mask: Any = "prefix", **attention: Any) -> Transformer:
-    return parts.small({"block": {"attention": {"mask": mask, **attention}}})
+    return small({"block": {"attention": {"mask": mask, **attention}}})
 
 
 def read(
@@ -276,7 +276,7 @@ def test_a_prefix_is_read_at_once_and_in_decoders_only() -> None:
     read(model, x_BT, [0, 0], cache)
     for mask in ("prefix", {"all": [{"kind": "window", "size": 3}, "prefix"]}, {"any": ["prefix", "global"]}):
         with pytest.raises(WeftError, match=r"attention\.mask: prefix .* in an encoder"):
-            build({**parts.SIZES, "decoder": None, "encoder": {"n_layers": 1, "block": {"attention": {"mask": mask}}}})
+            build({**SIZES, "decoder": None, "encoder": {"n_layers": 1, "block": {"attention": {"mask": mask}}}})
 
 
 def test_training_without_a_prefix_is_refused() -> None:
@@ -336,7 +336,7 @@ def test_short_forms_and_overrides() -> None:
 def test_five_windows_and_one_full() -> None:
     """A pattern of six layers: the windows' caches are rings that stop growing, the full one's is not."""
     window = {"attention": {"mask": {"kind": "window", "size": 4}}}
-    model = parts.small({"n_layers": 12, "pattern": [*[window] * 5, {}]}, d_model=8)
+    model = small({"n_layers": 12, "pattern": [*[window] * 5, {}]}, d_model=8)
     x_BT = tokens(model, 1, 24)
     cache = model.new_cache(1, slack=2)
     steps = torch.cat([logits(model, x_BT[:, n : n + 1], cache) for n in range(24)], dim=1)

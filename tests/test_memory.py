@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import parts
 import pytest
 import torch
-from properties import close, logits, tokens
 from torch import Tensor
 
+from weft.checking.compare import close, logits, tokens
+from weft.checking.small import small
 from weft.errors import WeftError
 from weft.models.transformer import Transformer
 from weft.nn import Cache, CrossAttention, Inputs, Memory
@@ -44,7 +44,7 @@ def texts_of(model: Transformer, *lengths: int) -> list[Tensor]:
 def model() -> Transformer:
     decoder = {"n_layers": 3, "pattern": [{}, {"attention": "none"}, {"cross_attention": "none"}],
                "block": {"attention": {"n_kv_heads": 2}, "cross_attention": {"n_kv_heads": 1}}}  # fmt: skip
-    return parts.small(decoder, encoder={"n_layers": 2, "positions": "rotary"})
+    return small(decoder, encoder={"n_layers": 2, "positions": "rotary"})
 
 
 def test_rows_with_sources_branch_join_and_go_back(model: Transformer) -> None:

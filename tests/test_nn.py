@@ -7,16 +7,15 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import parts
 import pytest
 import torch
 import torch.nn.functional as F
-from parts import small
-from properties import close, logits, tokens
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
+from weft.checking.compare import close, logits, tokens
+from weft.checking.small import SIZES, small
 from weft.config import SLOTS
 from weft.errors import WeftError
 from weft.models.build import blank, build
@@ -245,7 +244,7 @@ def test_a_model_from_the_meta_device_is_the_same_model() -> None:
 
 
 def test_parameters_start_as_declared() -> None:
-    model = build({**parts.SIZES, "d_model": 128, "init_std": 0.05, "vocab_size": 300, "decoder": {"n_layers": 8},
+    model = build({**SIZES, "d_model": 128, "init_std": 0.05, "vocab_size": 300, "decoder": {"n_layers": 8},
                    "heads": {"lm": {"bias": True}}})  # fmt: skip
     for name, parameter in model.named_parameters():
         if name.endswith("norm.weight"):
@@ -260,15 +259,15 @@ def test_parameters_start_as_declared() -> None:
 
 
 def test_arms_that_share_a_parameter_share_its_start() -> None:
-    one = dict(build({**parts.SIZES, "decoder": {"n_layers": 2, "positions": "learned"}}).named_parameters())
+    one = dict(build({**SIZES, "decoder": {"n_layers": 2, "positions": "learned"}}).named_parameters())
     block = {"kind": "post", "feedforward": "swiglu", "attention": {"n_kv_heads": 1, "bias": True}}
-    other_model = build({**parts.SIZES, "max_length": 7, "embedding": {"tied": False},
+    other_model = build({**SIZES, "max_length": 7, "embedding": {"tied": False},
                          "decoder": {"n_layers": 2, "positions": "rotary", "norm": "rms", "block": block}})  # fmt: skip
     other = dict(other_model.named_parameters())
     shared = [name for name in one.keys() & other.keys() if one[name].shape == other[name].shape]
     assert {"embedding.tokens.weight", "decoder.blocks.1.attention.query.weight"} <= set(shared)
     assert all(torch.equal(one[name], other[name]) for name in shared)
-    deeper = dict(build({**parts.SIZES, "decoder": {"n_layers": 8, "positions": "learned"}}).named_parameters())
+    deeper = dict(build({**SIZES, "decoder": {"n_layers": 8, "positions": "learned"}}).named_parameters())
     for name in one:  # more layers scale what is added to the residual stream, and change nothing else
         narrow = name.endswith(("output.weight", "down.weight"))
         torch.testing.assert_close(deeper[name], one[name] / 2 if narrow else one[name])
@@ -280,11 +279,11 @@ def test_arms_that_share_a_parameter_share_its_start() -> None:
 def test_starts_depend_on_the_seed_and_nothing_else() -> None:
     torch.manual_seed(1)
     state = torch.random.get_rng_state()
-    one = build(parts.SIZES).embedding.tokens.weight
+    one = build(SIZES).embedding.tokens.weight
     assert torch.equal(torch.random.get_rng_state(), state), "torch's own generator is left alone"
     torch.manual_seed(2)
-    assert torch.equal(build(parts.SIZES).embedding.tokens.weight, one)
-    assert not torch.isclose(build(parts.SIZES, seed=1).embedding.tokens.weight, one).any()
+    assert torch.equal(build(SIZES).embedding.tokens.weight, one)
+    assert not torch.isclose(build(SIZES, seed=1).embedding.tokens.weight, one).any()
 
 
 # --- head and loss ---

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import parts
 import pytest
 import torch
-from properties import close, logits, tokens
 
+from weft.checking.compare import close, logits, tokens
+from weft.checking.small import SIZES, small
 from weft.errors import WeftError
+from weft.models.build import build
 from weft.nn import T5, Alibi, Dims, Inputs, Learned, Sides, Sinusoidal
 from weft.nn.positions import alibi_slopes
 
@@ -50,7 +51,7 @@ def test_a_bias_far_away_is_exact_in_low_precision() -> None:
 @pytest.mark.parametrize("kind", ["alibi", "rotary", "t5"])
 def test_a_text_may_begin_anywhere(kind: str) -> None:
     """Only distances matter: what stands left of a text as padding changes nothing, however much it is."""
-    model = parts.small({"positions": kind, "block": {"attention": {"n_heads": 4, "n_kv_heads": 2}}})
+    model = small({"positions": kind, "block": {"attention": {"n_heads": 4, "n_kv_heads": 2}}})
     x_BT = tokens(model, 2, 9)
     padded_BT = torch.cat([torch.zeros(2, 40, dtype=torch.long), x_BT], dim=1)
     valid_BT = torch.arange(49).expand(2, -1) >= 40
@@ -83,7 +84,7 @@ def test_waves_tell_a_shift_by_a_rotation() -> None:
 @pytest.mark.parametrize("kind", ["sinusoidal", "learned"])
 def test_what_enters_with_the_embedding_is_refused_in_a_layer(kind: str) -> None:
     with pytest.raises(WeftError, match=f"attention.positions: {kind} positions enter where a stack begins"):
-        parts.small({"block": {"attention": {"positions": kind}}})
+        small({"block": {"attention": {"positions": kind}}})
 
 
 # --- learned, from a row of the table on ---
@@ -168,7 +169,7 @@ class _Bias(torch.nn.Module):
 def test_one_table_serves_all_layers_of_a_stack() -> None:
     own = {"attention": {"n_heads": 2, "positions": {"kind": "t5", "num_buckets": 6}}}
     block = {"attention": {"n_heads": 4}}
-    model = parts.small({"n_layers": 4, "positions": "t5", "block": block, "pattern": [{}, {}, {}, own]})
+    model = small({"n_layers": 4, "positions": "t5", "block": block, "pattern": [{}, {}, {}, own]})
     tables = {name: list(p.shape) for name, p in model.named_parameters() if "table" in name}
     assert tables == {
         "decoder.positions.table.weight": [32, 4],
@@ -179,7 +180,7 @@ def test_one_table_serves_all_layers_of_a_stack() -> None:
 def test_layers_of_the_same_declaration_have_tables_of_their_own() -> None:
     """What the first layer has learned is no other's, nor the stack's."""
     own = {"attention": {"positions": "t5"}}
-    model = parts.small({"n_layers": 3, "positions": "t5", "pattern": [own, {}, own]})
+    model = small({"n_layers": 3, "positions": "t5", "pattern": [own, {}, own]})
     x_BT = tokens(model, 2, 7)
     before = logits(model, x_BT)
     tables = [p for name, p in model.named_parameters() if "table" in name]
@@ -203,12 +204,12 @@ def test_layers_of_the_same_declaration_have_tables_of_their_own() -> None:
 )
 def test_what_one_table_cannot_serve_is_refused(decoder: dict[str, object], message: str) -> None:
     with pytest.raises(WeftError, match=message):
-        parts.small({"positions": "t5", **decoder})
+        small({"positions": "t5", **decoder})
 
 
 @pytest.mark.parametrize("count", [2, 5])
 def test_buckets_for_both_sides_are_even(count: int) -> None:
     stack = {"n_layers": 1, "positions": {"kind": "t5", "num_buckets": count}}
-    parts.build({**parts.SIZES, "decoder": stack})
+    build({**SIZES, "decoder": stack})
     with pytest.raises(WeftError, match=f"positions.num_buckets = {count}: half of the buckets"):
-        parts.build({**parts.SIZES, "decoder": None, "encoder": stack})
+        build({**SIZES, "decoder": None, "encoder": stack})

@@ -12,12 +12,15 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-import parts
 import pytest
 import torch
-from parts import Case, Place
-from properties import PROPERTIES, Property, answers, close, logits, tokens
+from pairs import PLACES, Pair, by_lot, met, pairwise
 
+from weft.checking import PROPERTIES, Property
+from weft.checking.cases import Case, Place, model_of, places, plain_case, smallest, told
+from weft.checking.compare import answers, close, logits, tokens
+from weft.checking.small import changed, forget, small, stir
+from weft.checking.values import is_choice, levels_of, options_of, values_of
 from weft.config import SLOTS, Part, Section, sections_within
 from weft.errors import WeftError
 from weft.models.build import build
@@ -25,13 +28,11 @@ from weft.models.config import ModelConfig, StackConfig, TransformerConfig
 from weft.models.transformer import Transformer
 from weft.nn import Dims, FeedForward, Linear, Module, Normal, Positions, PositionScheme, Sides
 
-PLACES = parts.places()
-
 
 @functools.cache
-def pairs() -> tuple[list[Case], dict[parts.Pair, str]]:
+def pairs() -> tuple[list[Case], dict[Pair, str]]:
     """The cases in which every two levels meet; those that weft refuses are told apart."""
-    return parts.pairwise(PLACES)
+    return pairwise(PLACES)
 
 
 def failing(cases: list[Case], places: dict[str, Place], holds: Property) -> list[tuple[Case, str]]:
@@ -39,7 +40,7 @@ def failing(cases: list[Case], places: dict[str, Place], holds: Property) -> lis
     found = []
     for case in cases:
         try:
-            holds(parts.model_of(case, places))
+            holds(model_of(case, places))
         except (AssertionError, pytest.fail.Exception) as error:
             found.append((case, str(error).partition("\n")[0]))
     return found
@@ -50,11 +51,9 @@ def check(cases: list[Case], places: dict[str, Place], name: str) -> None:
     holds = PROPERTIES[name]
     failures = failing(cases, places, holds)
     if failures:
-        case = parts.smallest(failures[0][0], places, lambda case: bool(failing([case], places, holds)))
+        case = smallest(failures[0][0], places, lambda case: bool(failing([case], places, holds)))
         ((_, message),) = failing([case], places, holds)
-        pytest.fail(
-            f"{name}, {len(failures)} of {len(cases)} cases; the smallest: {parts.told(case, places)}: {message}"
-        )
+        pytest.fail(f"{name}, {len(failures)} of {len(cases)} cases; the smallest: {told(case, places)}: {message}")
 
 
 @pytest.mark.parametrize("name", PROPERTIES)
@@ -66,7 +65,7 @@ def test_what_is_refused_says_why() -> None:
     cases, refused = pairs()
     for pair, reason in refused.items():
         assert any(word in reason for item in pair for word in item[0].split(".")), f"{pair}: {reason}"
-    used = {item for case in cases for pair in parts.met(case, PLACES) for item in pair}
+    used = {item for case in cases for pair in met(case, PLACES) for item in pair}
     missing = {(path, level) for path, place in PLACES.items() for level in place.levels} - used
     explained = {item for pair in refused for item in pair}
     assert missing <= explained, "levels that no case has, and nobody says why"
@@ -75,7 +74,7 @@ def test_what_is_refused_says_why() -> None:
 
 @pytest.mark.slow
 def test_product_of_parts_by_lot() -> None:
-    for case in parts.by_lot(PLACES, 1500):
+    for case in by_lot(PLACES, 1500):
         for name in PROPERTIES:
             check([case], PLACES, name)
 
@@ -112,7 +111,7 @@ LAYERS = {
 @pytest.mark.parametrize("layers", LAYERS)
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_layers_that_differ(name: str, layers: str) -> None:
-    PROPERTIES[name](parts.small({"n_layers": None, **LAYERS[layers]}))
+    PROPERTIES[name](small({"n_layers": None, **LAYERS[layers]}))
 
 
 # --- options ---
@@ -127,16 +126,16 @@ def semantic_options() -> list[Any]:
     return [
         pytest.param(section, name, id=f"{title}: {name}")
         for title, section in sections.items()
-        for name in parts.options_of(section)
-        if parts.is_choice(section, name)
+        for name in options_of(section)
+        if is_choice(section, name)
     ]
 
 
 def alive(model: Transformer, section: type[Section], name: str) -> bool:
     """Whether some value of the option changes the parameters or what is computed from them."""
-    for value in parts.values_of(section, name):
+    for value in values_of(section, name):
         try:
-            other = build(parts.changed(model.config, section, name, value))
+            other = build(changed(model.config, section, name, value))
             if differ(build(model.config), other):
                 return True
         except WeftError:  # refused in this combination
@@ -154,7 +153,7 @@ def differ(one: Transformer, other: Transformer) -> bool:
     beyond = one.config.max_length + 1  # some positions differ where training had ended
     lengths = (6,) if {one.limit(), other.limit()} != {None} else (6, beyond)
     for model in (one, other):
-        parts.stir(model)
+        stir(model)
     for length, training, compute in itertools.product(lengths, (False, True), (logits, answers)):
         outs = []
         for model in (one, other):
@@ -169,24 +168,22 @@ def differ(one: Transformer, other: Transformer) -> bool:
 def test_semantic_options_change_something(section: type[Section], name: str) -> None:
     has = [case for case in pairs()[0] if any(type(s) is section for _, s in sections_within(model_config(case)))]
     assert has, "no case has this part"
-    assert any(alive(parts.model_of(case, PLACES), section, name) for case in has), "changes nothing in any case"
+    assert any(alive(model_of(case, PLACES), section, name) for case in has), "changes nothing in any case"
 
 
 def model_config(case: Case) -> Part:
-    return parts.model_of(case, PLACES).config
+    return model_of(case, PLACES).config
 
 
 # --- limit cases ---
 
 
-@pytest.mark.parametrize(
-    "positions", parts.levels_of(SLOTS["positions"], variants=False), ids=lambda level: level["kind"]
-)
+@pytest.mark.parametrize("positions", levels_of(SLOTS["positions"], variants=False), ids=lambda level: level["kind"])
 def test_grouped_heads_at_their_limits(positions: dict[str, Any]) -> None:
     """As many groups as heads: multi-head. One group: multi-head whose keys and values are all alike."""
-    many = parts.small({"positions": positions})
+    many = small({"positions": positions})
     for groups in (1, 2, 4):
-        few = parts.small({"positions": positions, "block": {"attention": {"n_heads": 4, "n_kv_heads": groups}}})
+        few = small({"positions": positions, "block": {"attention": {"n_heads": 4, "n_kv_heads": groups}}})
         state = dict(few.state_dict())
         for name in state:
             if name.endswith(("attention.key.weight", "attention.value.weight")):
@@ -199,7 +196,7 @@ def test_grouped_heads_at_their_limits(positions: dict[str, Any]) -> None:
 
 def test_a_window_as_long_as_the_text_is_full() -> None:
     full, *windows = [
-        parts.small({"block": {"attention": {"mask": mask}}})
+        small({"block": {"attention": {"mask": mask}}})
         for mask in ("none", *({"kind": "window", "size": size} for size in (7, 100, 6)))
     ]
     x_BT = tokens(full, 2, 7)
@@ -221,7 +218,7 @@ def register() -> Iterator[Any]:
     for slot, base in SLOTS.items():
         base.kinds.clear()
         base.kinds.update(kinds[slot])
-    parts.forget()
+    forget()
 
 
 class _Broken(Module):
@@ -258,11 +255,11 @@ def broken(fault: str) -> None:
 )
 def test_a_new_part_is_held_to_all_by_being_registered(register: None, fault: str, name: str) -> None:
     broken(fault)
-    places = parts.places()
+    where = places()
     level = '{"kind": "broken"}'
-    assert level in places["decoder.block.feedforward"].levels
+    assert level in where["decoder.block.feedforward"].levels
     case = {
-        **parts.plain_case(places),
+        **plain_case(where),
         "decoder.block.feedforward": level,
         "decoder.positions": '{"kind": "rotary"}',
         "embedding": '{"kind": "tokens", "tied": false}',
@@ -270,7 +267,7 @@ def test_a_new_part_is_held_to_all_by_being_registered(register: None, fault: st
     with pytest.raises(
         pytest.fail.Exception, match=r"the smallest: decoder\.block\.feedforward=\{\"kind\": \"broken\"\}: "
     ):
-        check([case], places, name)
+        check([case], where, name)
 
 
 def test_a_scheme_that_biases_scores(register: None) -> None:
@@ -280,11 +277,11 @@ def test_a_scheme_that_biases_scores(register: None) -> None:
         def build(self, dims: Dims) -> PositionScheme:
             return _Steep()
 
-    steep = parts.small({"positions": "steep", "block": {"attention": {"n_kv_heads": 2}}})
+    steep = small({"positions": "steep", "block": {"attention": {"n_kv_heads": 2}}})
     window = {"n_kv_heads": 2, "mask": {"kind": "window", "size": 2}}
     close(
         logits(steep, tokens(steep, 2, 7)),
-        logits(parts.small({"positions": "none", "block": {"attention": window}}), tokens(steep, 2, 7)),
+        logits(small({"positions": "none", "block": {"attention": window}}), tokens(steep, 2, 7)),
     )
     for holds in PROPERTIES.values():
         holds(steep)
@@ -298,7 +295,7 @@ class _Steep(PositionScheme):
 
 def test_a_new_part_s_dead_option_is_found(register: None) -> None:
     broken("")
-    places = parts.places()
-    case = {**parts.plain_case(places), "decoder.block.feedforward": '{"kind": "broken"}'}
-    assert not alive(parts.model_of(case, places), SLOTS["feedforward"].kinds["broken"], "strength")
-    assert alive(parts.model_of(case, places), TransformerConfig, "init_std")
+    where = places()
+    case = {**plain_case(where), "decoder.block.feedforward": '{"kind": "broken"}'}
+    assert not alive(model_of(case, where), SLOTS["feedforward"].kinds["broken"], "strength")
+    assert alive(model_of(case, where), TransformerConfig, "init_std")

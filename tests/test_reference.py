@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import parts
 import pytest
 import reference
 import torch
 from torch import Tensor, nn
 
+from weft.checking.values import levels_of
 from weft.config import SLOTS
 from weft.nn import (
     IGNORE,
@@ -42,9 +42,7 @@ Array = np.ndarray
 
 def levels(slot: str) -> list[Any]:
     """pytest parameters: each kind of a slot, plain and with one option changed."""
-    own = [
-        level for level in parts.levels_of(SLOTS[slot]) if SLOTS[slot].kinds[level["kind"]].__module__[:5] == "weft."
-    ]
+    own = [level for level in levels_of(SLOTS[slot]) if SLOTS[slot].kinds[level["kind"]].__module__[:5] == "weft."]
     return [pytest.param(level, id=" ".join(map(str, level.values()))) for level in own]
 
 
@@ -238,7 +236,7 @@ def test_cross_attention(level: dict[str, Any], kernel: str) -> None:
 @pytest.mark.parametrize("slot", ["score", "mask", "gate", "positions", "qk_norm"])
 def test_attention_with(slot: str) -> None:
     """Each choice of its own slots, with grouped heads and biases."""
-    for choice in parts.levels_of(SLOTS["norm" if slot == "qk_norm" else slot]):
+    for choice in levels_of(SLOTS["norm" if slot == "qk_norm" else slot]):
         level = {"kind": "dot-product", "n_heads": 2, "n_kv_heads": 1, "bias": True, slot: choice}
         if choice["kind"] not in ("learned", "sinusoidal"):  # act where a stack begins, not in an attention
             check_attention(level, SLOTS["positions"].choose("none"), "auto")

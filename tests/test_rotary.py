@@ -7,12 +7,12 @@ import re
 from types import SimpleNamespace
 from typing import Any
 
-import parts
 import pytest
 import torch
-from properties import close, logits, tokens
 from torch import Tensor
 
+from weft.checking.compare import close, logits, tokens
+from weft.checking.small import small
 from weft.errors import WeftError
 from weft.models.cost import generation_memory
 from weft.nn import Dims, Inputs, Rotary, RotaryScaling, fused
@@ -100,8 +100,8 @@ def test_turned_as_transformers_turns() -> None:
 
 def test_layouts_differ_by_the_order_of_channels_only() -> None:
     """What pairs neighbours is what pairs halves, the rows of queries' and keys' matrices in another order."""
-    half = parts.small({"positions": {"kind": "rotary", "share": 0.5}, "block": {"attention": {"n_heads": 2}}})
-    interleaved = parts.small(
+    half = small({"positions": {"kind": "rotary", "share": 0.5}, "block": {"attention": {"n_heads": 2}}})
+    interleaved = small(
         {"positions": {"kind": "rotary", "share": 0.5, "layout": "interleaved"}, "block": {"attention": {"n_heads": 2}}}
     )
     state = dict(half.state_dict())
@@ -146,7 +146,7 @@ def test_derivatives_of_a_rotation_that_stretches_by_finite_differences() -> Non
 
 def dynamic(original: int | None = 5, **options: Any) -> Any:
     scaling = {"kind": "dynamic", "factor": 2.0, "original_length": original}
-    return parts.small({"positions": {"kind": "rotary", "scaling": scaling}, **options})
+    return small({"positions": {"kind": "rotary", "scaling": scaling}, **options})
 
 
 def test_each_text_s_own_length_decides() -> None:
@@ -162,7 +162,7 @@ def test_each_text_s_own_length_decides() -> None:
     positions_BT = torch.cat([torch.arange(length) for length in lengths]).expand(2, -1)
     packed = logits(model, Inputs(tokens_BT=x_BT, documents_BT=documents_BT, positions_BT=positions_BT))
     close(packed, torch.cat([logits(model, piece_BT) for piece_BT in x_BT.split(lengths, dim=1)], dim=1))
-    plain = parts.small()
+    plain = small()
     close(packed[:, :3], logits(plain, x_BT[:, :3]))
     assert (logits(model, x_BT) - logits(plain, x_BT)).abs().max() > 1e-3
 
@@ -180,7 +180,7 @@ def test_no_cache_where_each_token_changes_all_angles() -> None:
     assert cache.lengths == [5, 5]
     assert generation_memory(model.config, 2, 5).cache > 0
     assert generation_memory(model.config, 2, 6).cache == 0
-    own = parts.small(
+    own = small(
         {"block": {"attention": {"positions": {"kind": "rotary", "scaling": {"kind": "dynamic", "factor": 2}}}}}
     )
     own.decoder.check_cached(24)  # of the model's length
@@ -210,12 +210,12 @@ REFUSED = [
 @pytest.mark.parametrize(("scaling", "message"), REFUSED)
 def test_scalings_that_make_no_sense_are_refused(scaling: Any, message: str) -> None:
     with pytest.raises(WeftError, match=re.escape(message)):
-        parts.small({"positions": {"kind": "rotary", "scaling": scaling}})
+        small({"positions": {"kind": "rotary", "scaling": scaling}})
 
 
 @pytest.mark.parametrize("kind", ["ntk", "dynamic"])
 def test_one_pair_has_no_base_to_change(kind: str) -> None:
-    model = parts.small({"positions": {"kind": "rotary", "share": 0.5, "scaling": {"kind": kind, "factor": 2}}})
+    model = small({"positions": {"kind": "rotary", "share": 0.5, "scaling": {"kind": kind, "factor": 2}}})
     with pytest.raises(WeftError, match=f"positions.scaling: {kind} changes the base"):
         logits(model, tokens(model, 1, 3))
 

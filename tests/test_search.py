@@ -6,11 +6,12 @@ import itertools
 import math
 from typing import Any
 
-import parts
 import pytest
 import torch
 from torch import Tensor
 
+from weft.checking.small import small as small_decoder
+from weft.checking.small import stir
 from weft.errors import WeftError
 from weft.generation.search import Hypothesis, _best, _Search, length_penalty_of, search
 from weft.models.build import build
@@ -27,7 +28,7 @@ def small(vocab_size: int = 5, seed: int = 0, end: float = 0.0, **decoder: Any) 
                    "embedding": {"tied": False}, "encoder": stack, "decoder": {**stack, **decoder},
                    "heads": {"lm": {"kind": "lm", "bias": True}}}  # fmt: skip
     model = build(declaration, seed=seed).double().eval()
-    parts.stir(model)
+    stir(model)
     with torch.no_grad():
         model.heads["lm"].projection.bias[END] = end
     return model
@@ -184,7 +185,7 @@ class Witness:
                        "embedding": {"kind": "tokens", "scaled": True, "tied": False},
                        "heads": {"lm": {"kind": "lm", "bias": True}}}  # fmt: skip
         self.mine = build(declaration).double().eval()
-        parts.stir(self.theirs, 0.2)
+        stir(self.theirs, 0.2)
         waves_TD = self.mine.decoder.positions.embed(torch.zeros(1, 64, 16).double(), torch.arange(64)[None])[0]
         with torch.no_grad():
             for half in (self.theirs.model.encoder, self.theirs.model.decoder):
@@ -328,7 +329,7 @@ def test_what_makes_no_sense_is_refused(options: dict[str, Any], said: str) -> N
 
 
 def test_models_that_cannot_answer_are_refused() -> None:
-    decoder = parts.small()
+    decoder = small_decoder()
     with pytest.raises(WeftError, match="it needs an encoder-decoder"):
         search(decoder, sources(decoder, 3), start=START, end=END, max_tokens=4)
     limited = small(positions="learned")

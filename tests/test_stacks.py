@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import parts
 import pytest
 import torch
-from properties import PROPERTIES, close, logits, tokens
 from test_oracles import mean_loss
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from weft.checking import PROPERTIES
+from weft.checking.compare import close, logits, tokens
+from weft.checking.small import SIZES, small, stir
 from weft.errors import ConfigError, WeftError
 from weft.models.build import blank, build
 from weft.models.config import ModelConfig
@@ -27,13 +28,13 @@ GROUPED = {"n_heads": 4, "n_kv_heads": 2, "bias": True, "mask": {"kind": "window
 
 def pair(decoder: dict[str, Any] | None = None, **options: Any) -> Transformer:
     """A small encoder-decoder in float64, stirred."""
-    return parts.small(decoder, encoder=STACK, **options)
+    return small(decoder, encoder=STACK, **options)
 
 
 def reader() -> Transformer:
     """A small encoder in float64, stirred."""
-    model = build({**parts.SIZES, "decoder": None, "encoder": STACK}).double().eval()
-    parts.stir(model)
+    model = build({**SIZES, "decoder": None, "encoder": STACK}).double().eval()
+    stir(model)
     return model
 
 
@@ -129,7 +130,7 @@ def test_cross_attention_has_attention_s_options_unless_given() -> None:
 )
 def test_cross_attention_needs_something_to_read(declared: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        build({**parts.SIZES, "decoder": None, **declared})
+        build({**SIZES, "decoder": None, **declared})
     assert len(caught.value.problems) == 1
 
 
@@ -145,7 +146,7 @@ def test_distances_between_two_texts_make_no_sense(option: dict[str, Any]) -> No
 
 def test_each_stack_s_branches_start_as_its_own_depth_asks() -> None:
     """1 / sqrt(number of branches): two a block, three where it reads a source."""
-    sizes = {**parts.SIZES, "d_model": 128, "init_std": 0.05, "vocab_size": 300}
+    sizes = {**SIZES, "d_model": 128, "init_std": 0.05, "vocab_size": 300}
     model = build({**sizes, "encoder": {"n_layers": 2}, "decoder": {"n_layers": 3}})
     expected = {"encoder": 0.05 / math.sqrt(4), "decoder": 0.05 / math.sqrt(9)}
     checked = 0
@@ -164,7 +165,7 @@ def test_each_stack_s_branches_start_as_its_own_depth_asks() -> None:
 
 @pytest.mark.parametrize("stacks", [{"encoder": STACK}, {"encoder": STACK, "decoder": STACK}])
 def test_from_the_meta_device_with_one_table(stacks: dict[str, Any]) -> None:
-    config = ModelConfig.load({**parts.SIZES, "decoder": None, **stacks})
+    config = ModelConfig.load({**SIZES, "decoder": None, **stacks})
     model = blank(config)
     assert all(parameter.is_meta for parameter in model.parameters())
     materialize(model, seed=3)
@@ -178,7 +179,7 @@ def test_from_the_meta_device_with_one_table(stacks: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("scaled", [False, True])
 def test_the_table_may_be_scaled_on_its_way_in_only(scaled: bool) -> None:
-    model = parts.small(embedding={"scaled": scaled})
+    model = small(embedding={"scaled": scaled})
     x_BT = tokens(model, 2, 5)
     plain = model.embedding.tokens.weight[x_BT]
     close(model.embedding(Inputs(tokens_BT=x_BT)).detach(), (4.0 if scaled else 1.0) * plain.detach(), 1e-15)
@@ -259,7 +260,7 @@ def test_an_encoder_sees_both_ways_and_a_decoder_does_not() -> None:
 
 
 def test_whoever_gives_too_little_or_too_much_is_told() -> None:
-    encoder, decoder, both = reader(), parts.small(), pair()
+    encoder, decoder, both = reader(), small(), pair()
     x_BT, text_BS = tokens(both, 2, 4), tokens(both, 2, 6, seed=1)
     cache = both.new_cache(2)
     logits(both, x_BT, cache, text_BS)
@@ -285,7 +286,7 @@ def test_whoever_gives_too_little_or_too_much_is_told() -> None:
 
 
 def test_a_source_longer_than_the_positions_is_refused() -> None:
-    model = parts.small({"positions": "learned"}, encoder={"n_layers": 1, "positions": "learned"})
+    model = small({"positions": "learned"}, encoder={"n_layers": 1, "positions": "learned"})
     with pytest.raises(WeftError, match="25 tokens are more than these positions can number"):
         model(tokens(model, 1, 3), source=tokens(model, 1, 25))
     assert model.limit() == model.encoder.limit() == 24
@@ -293,8 +294,8 @@ def test_a_source_longer_than_the_positions_is_refused() -> None:
 
 
 def test_whatever_precision_activations_have() -> None:
-    model = build({**parts.SIZES, "encoder": STACK, "decoder": STACK}).eval()
-    parts.stir(model, 0.1)
+    model = build({**SIZES, "encoder": STACK, "decoder": STACK}).eval()
+    stir(model, 0.1)
     x_BT, text_BS = tokens(model, 2, 5), tokens(model, 2, 7, seed=1)
     exact = logits(model, x_BT, source=text_BS)
     model.compute_dtype = torch.bfloat16
@@ -351,8 +352,8 @@ DIFFERENT: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("stacks", DIFFERENT)
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_an_encoder_and_a_decoder_of_their_own_kinds(name: str, stacks: str) -> None:
-    model = build({**parts.SIZES, **DIFFERENT[stacks]}).double().eval()
-    parts.stir(model)
+    model = build({**SIZES, **DIFFERENT[stacks]}).double().eval()
+    stir(model)
     PROPERTIES[name](model)
 
 
@@ -375,6 +376,6 @@ def test_flops_of_a_pair_are_the_counted_ones(source: int, target: int) -> None:
 
 def test_mean_loss_of_a_decoder_is_unmoved() -> None:
     """A decoder alone has the same parameters under the same names as ever, and no part of a source."""
-    model = build(parts.SIZES)
+    model = build(SIZES)
     assert not any("cross" in name or "encoder" in name for name, _ in model.named_modules() if "." in name)
     assert float(mean_loss(model, tokens(model, 2, 6)).detach()) == pytest.approx(math.log(11), abs=0.2)

@@ -190,18 +190,20 @@ def command(*arguments: object, patch: Any, capture: Any) -> tuple[int, str, str
 
 
 class Process:
-    """`weft ARGUMENTS` in a process of its own, forked from one that has imported everything already.
+    """`weft ARGUMENTS` (or Python's own `-c CODE`) in a process of its own, forked from one that has imported all.
 
     With `touches` it is killed (SIGKILL) when it is about to change something in the folder `within` for that many-th
     time; how often it did so stands in the file `touched`.
     """
 
-    def __init__(self, folder: Path, *arguments: object, within: Path | None = None, touches: int = 0) -> None:
+    def __init__(
+        self, folder: Path, *arguments: object, within: Path | None = None, touches: int = 0, cwd: Path | None = None
+    ) -> None:
         self.output = folder / "output.txt"
         self.touched = folder / "touched.txt"
         watched = (str(within), touches, self.touched) if within else None
         self.process: BaseProcess = _processes().Process(
-            target=_command, args=([str(argument) for argument in arguments], self.output, watched)
+            target=_command, args=([str(argument) for argument in arguments], self.output, watched, cwd)
         )
         self.process.start()
 
@@ -230,7 +232,7 @@ def _processes() -> Any:
     return context
 
 
-def _command(arguments: Sequence[str], output: Path, watched: tuple[str, int, Path] | None) -> None:
+def _command(arguments: Sequence[str], output: Path, watched: tuple[str, int, Path] | None, cwd: Path | None) -> None:
     """What the process does."""
     target = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(target, 1)
@@ -241,8 +243,13 @@ def _command(arguments: Sequence[str], output: Path, watched: tuple[str, int, Pa
     weft.device.peak_flops = weft.training.run.peak_flops = lambda device, precision: 1e12  # type: ignore[assignment]
     if watched:
         sys.addaudithook(_watch(*watched))
+    if cwd is not None:
+        os.chdir(cwd)
     try:
-        main()
+        if arguments[0] == "-c":
+            exec(arguments[1], {"__name__": "__main__"})
+        else:
+            main()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

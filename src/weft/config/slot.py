@@ -32,6 +32,9 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
+    trials: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    """Values to try for its options in small models, where an option's type says too little: `weft check`."""
+
     @field_validator("*", mode="before")
     @classmethod
     def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:

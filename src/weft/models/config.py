@@ -62,6 +62,12 @@ def preset(name: str) -> dict[str, Any]:
 class StackConfig(Section):
     """Blocks over one another, and what they share."""
 
+    trials = {
+        "pattern": ([{"attention": "none"}, {}],),
+        "blocks": ([{"kind": "post"}, {"kind": "pre", "attention": "none"}],),
+        "share": ("all",),
+    }
+
     n_layers: PositiveInt | None = None
     """number of blocks"""
     positions: Slot[Positions] = NoPositions()
@@ -188,6 +194,12 @@ class ModelConfig(Part, slot="model", default="transformer"):
 
 class TransformerConfig(ModelConfig, kind="transformer"):
     """A transformer: an embedding, an encoder or a decoder or both, heads. With neither: a decoder of 4 layers."""
+
+    trials = {
+        "heads": ({"lm": {"kind": "lm", "bias": True}},),
+        "encoder": ({"n_layers": 3},),
+        "decoder": ({"n_layers": 3},),
+    }
 
     d_model: PositiveInt = 256
     """width D of the residual stream"""

@@ -82,11 +82,13 @@ class Stack(Module):
 
     def limit(self) -> int | None:
         """The longest sequence that the positions can number, or None."""
-        return min((scheme.limit for scheme in self._schemes() if scheme.limit is not None), default=None)
+        ends = [scheme.limit for scheme in self._schemes() if scheme.limit is not None]
+        return min(ends) if ends else None
 
     def cached_limit(self) -> int | None:
         """The longest text that may be computed in pieces, through a cache; None: any that can be numbered."""
-        return min((item.cached_limit for item in self._schemes() if item.cached_limit is not None), default=None)
+        ends = [scheme.cached_limit for scheme in self._schemes() if scheme.cached_limit is not None]
+        return min(ends) if ends else None
 
     def check_cached(self, length: int) -> None:
         """Raises WeftError when a text of so many tokens cannot be computed in pieces, through a cache."""

@@ -74,6 +74,8 @@ class NoAttention(Attention, kind="none"):
 class DotProduct(Attention, kind="dot-product"):
     """weights = score(q.k), output = weights . v, in several heads (Vaswani et al. 2017, section 3.2)."""
 
+    trials = {"head_width": (8,), "bias": (["query", "output"], True)}
+
     n_heads: PositiveInt = 4
     """number of query heads"""
     n_kv_heads: PositiveInt | None = None

@@ -78,6 +78,8 @@ class Factorized(Tokens, kind="factorized"):
     goes back through it.
     """
 
+    trials = {"width": (12,)}  # of few channels a norm leaves the signs
+
     width: PositiveInt = 128
     """width E of the table"""
 

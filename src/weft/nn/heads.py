@@ -54,6 +54,8 @@ class Head(ModelPart, slot="head", default="lm"):
 class Labelled(Head):
     """A head that chooses among the labels of the data."""
 
+    trials = {"labels": ([*"abcdefgh"],)}
+
     labels: tuple[str, ...] = ()
     """the classes, in the order of their scores; those of the data, filled in from there"""
 

@@ -74,6 +74,8 @@ class NoMask(MaskPart, kind="none"):
 class Window(MaskPart, kind="window"):
     """Sliding window: only the nearest keys are seen (Child et al. 2019; Beltagy et al. 2020, section 3.1)."""
 
+    trials = {"size": (3, 2)}  # less than the texts that are tried are long, and more than one
+
     size: PositiveInt
     """keys seen, the query's own included, on each side that the stack lets it see"""
 
@@ -90,6 +92,8 @@ class Window(MaskPart, kind="window"):
 
 class Dilated(MaskPart, kind="dilated"):
     """A sliding window with gaps: one key in `dilation` is seen (Beltagy et al. 2020, section 3.1)."""
+
+    trials = {"size": (2, 3), "dilation": (3,)}
 
     size: PositiveInt
     """keys seen, the query's own included, on each side that the stack lets it see"""
@@ -113,6 +117,8 @@ class Strided(MaskPart, kind="strided"):
     Child et al. 2019, section 4.2, A^(2). With a window of the same size, `{any: [window, strided]}`, it is the whole.
     """
 
+    trials = {"stride": (2, 3)}
+
     stride: PositiveInt
     """distance of two neighbouring keys that are seen"""
 
@@ -125,6 +131,8 @@ class Strided(MaskPart, kind="strided"):
 
 class InBlocks(MaskPart, kind="block"):
     """Attention within blocks: a text is cut into pieces that do not see each other (Qiu et al. 2020, section 3.1)."""
+
+    trials = {"size": (3, 2)}
 
     size: PositiveInt
     """tokens of a block, counted from the beginning of each document"""
@@ -200,6 +208,13 @@ class Together(MaskPart):
 class AnyOf(Together, kind="any"):
     """What at least one of several patterns lets a query see; short form `{any: [...]}`."""
 
+    trials = {
+        "of": (
+            [{"kind": "window", "size": 2}, {"kind": "global", "tokens": 1}],
+            [{"kind": "block", "size": 2}, {"kind": "strided", "stride": 3}],
+        )
+    }
+
     @property
     def reach(self) -> int | None:
         reaches = [part.reach for part in self.of]
@@ -212,6 +227,13 @@ class AnyOf(Together, kind="any"):
 
 class AllOf(Together, kind="all"):
     """What every one of several patterns lets a query see; short form `{all: [...]}`."""
+
+    trials = {
+        "of": (
+            [{"kind": "window", "size": 4}, {"kind": "strided", "stride": 2}],
+            [{"kind": "window", "size": 3}, {"any": [{"kind": "block", "size": 2}, "global"]}],
+        )
+    }
 
     @property
     def reach(self) -> int | None:

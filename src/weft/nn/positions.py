@@ -190,6 +190,8 @@ class T5(Positions, kind="t5"):
     buckets for what comes after. One table serves all layers, so it belongs to the stack.
     """
 
+    trials = {"num_buckets": (4, 8), "max_distance": (20,)}  # beyond the buckets of one distance each
+
     num_buckets: int = Field(32, ge=2)
     """rows of the table"""
     max_distance: PositiveInt = 128

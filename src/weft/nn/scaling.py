@@ -88,6 +88,11 @@ class NoScaling(RotaryScaling, kind="none"):
 class Stretched(RotaryScaling):
     """What scalings that are made for `factor` times longer texts share."""
 
+    trials = {
+        "factor": (2.0, 4.0),
+        "original_length": (1000, 100),
+    }  # so long that some pairs turn within it, and some do not
+
     factor: float = Field(ge=1)
     """how many times longer texts are than those of the first training"""
 
@@ -122,6 +127,8 @@ class DynamicScaling(Stretched, kind="dynamic"):
     s = factor length/original - (factor - 1). Beyond the original length each new token changes the angles of all that
     came before, so that a cache cannot hold them, and is refused there.
     """
+
+    trials = {"original_length": (4,)}
 
     original_length: PositiveInt | None = None
     """tokens up to which nothing changes; max_length unless given"""

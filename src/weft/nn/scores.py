@@ -48,6 +48,8 @@ class Weighting:
 class Softmax(Score, kind="softmax"):
     """softmax(q.k * scale): positive, sum 1 (Vaswani et al. 2017, eq. 1)."""
 
+    trials = {"cap": (4.0, 2.0)}  # so low that it matters, so high that tanh still rises
+
     scale: PositiveFloat | None = None
     """1/sqrt(head width) unless given"""
     cap: PositiveFloat | None = None
