@@ -88,7 +88,7 @@ class NoScaling(RotaryScaling, kind="none"):
 class Stretched(RotaryScaling):
     """What scalings that are made for `factor` times longer texts share."""
 
-    factor: float = Field(ge=1)
+    factor: float = Field(ge=1, examples=[4.0])
     """how many times longer texts are than those of the first training"""
 
 
@@ -161,7 +161,7 @@ class Llama3Scaling(Stretched, kind="llama-3"):
     """turns within the original length up to which a pair is slowed down entirely"""
     high_freq_factor: PositiveFloat = 4.0
     """turns from which a pair is left as it is"""
-    original_length: PositiveInt
+    original_length: PositiveInt = Field(examples=[8192])
     """tokens that the model was trained on at first"""
 
     @model_validator(mode="after")
@@ -196,7 +196,7 @@ class YarnScaling(Stretched, kind="yarn"):
     `beta_slow`. Queries and keys are both multiplied by 0.1 ln(factor) + 1, which is the root of 1/temperature.
     """
 
-    original_length: PositiveInt
+    original_length: PositiveInt = Field(examples=[8192])
     """tokens that the model was trained on at first"""
     beta_fast: PositiveFloat = 32.0
     """turns within the original length from which a pair is left as it is"""

@@ -1,0 +1,141 @@
+"""The lines of code of a part, for its page: its declaration, and what computes it, without what it tells of itself."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from textwrap import dedent
+from types import FunctionType
+from typing import Any
+
+from atlas_parts import ours
+
+from weft.nn import Mask, Module
+from weft.nn.part import ModelPart
+
+TOLD = frozenset({"equations", "words", "named", "derived", "bend", "symbol"})
+"""What a declaration tells of itself for equations and drawings: the page shows it already."""
+PLAIN = (*Module.__mro__, Mask, ModelPart)
+"""Bases of all parts."""
+SOURCES = Path(__file__).resolve().parent.parent / "src"
+
+
+@dataclass(frozen=True)
+class Code:
+    """Lines of one file."""
+
+    file: str
+    """below src/"""
+    names: tuple[str, ...]
+    text: str
+
+    @property
+    def count(self) -> int:
+        """Lines that are not empty."""
+        return sum(1 for line in self.text.splitlines() if line.strip())
+
+
+def declaration(part: type[ModelPart]) -> list[Code]:
+    """The class of the options, and those of its slot that it has options or ways from."""
+    return _by_file(_declaring(part))
+
+
+def _declaring(part: type[ModelPart]) -> list[type]:
+    base = next(above for above in part.__mro__ if vars(above).get("slot") == part.slot)
+    return [cls for cls in part.__mro__ if cls not in base.__mro__ and ours(cls)]
+
+
+def computing(made: Iterable[Any], part: type[ModelPart]) -> list[Code]:
+    """What the part becomes, and what that calls in its own file."""
+    found = dict.fromkeys(kind for thing in made for kind in _classes(thing))
+    found |= dict.fromkeys(helper for cls in [*found, *_declaring(part)] for helper in _helpers(cls))
+    return _by_file(thing for thing in found if thing not in part.__mro__)
+
+
+def below(made: Iterable[Any], part: type[ModelPart]) -> list[Code]:
+    """The classes that those of `computing` are built upon."""
+    classes = dict.fromkeys(kind for thing in made for kind in _classes(thing))
+    bases = dict.fromkeys(base for cls in classes for base in cls.__mro__ if base not in PLAIN and ours(base))
+    return _by_file(base for base in bases if base not in classes and base not in part.__mro__)
+
+
+def _classes(thing: Any) -> list[type]:
+    return list(_masks(thing)) if isinstance(thing, Mask) else [type(thing)]
+
+
+def _masks(mask: Mask) -> Iterator[type]:
+    """The classes of a mask and of those that it is made of."""
+    for inside in getattr(mask, "pair", ()):
+        yield from _masks(inside)
+    yield type(mask)
+
+
+@cache
+def _helpers(thing: Any) -> list[Any]:
+    """Functions and small classes of the same file that are named in the lines that are shown."""
+    module, helpers = sys.modules[thing.__module__], []
+    for node in ast.walk(ast.parse(shown(thing))):
+        found = vars(module).get(node.id) if isinstance(node, ast.Name) else None
+        local = getattr(found, "__module__", None) == thing.__module__
+        small = isinstance(found, FunctionType) or (
+            isinstance(found, type) and not issubclass(found, ModelPart | Module)
+        )
+        if local and small and found is not thing:
+            helpers.append(found)
+    return helpers
+
+
+@cache
+def source(thing: Any) -> tuple[str, int]:
+    """The lines of a class or a function, and the number of the first."""
+    lines, number = inspect.getsourcelines(thing)
+    return dedent("".join(lines)), number
+
+
+@cache
+def shown(thing: Any) -> str:
+    """The source of a class or a function without the methods that tell of it."""
+    text, _ = source(thing)
+    lines, (node,) = text.splitlines(), ast.parse(text).body
+    cut: set[int] = set()
+    for item in node.body if isinstance(node, ast.ClassDef) else ():
+        names = [item.name] if isinstance(item, ast.FunctionDef) else _assigned(item)
+        if any(name in TOLD for name in names):
+            decorated = getattr(item, "decorator_list", [])
+            first = min([item.lineno, *(one.lineno for one in decorated)])
+            cut |= {*range(first, (item.end_lineno or first) + 1)}
+    kept = [line for number, line in enumerate(lines, start=1) if number not in cut]
+    return "\n".join(_single(kept)).rstrip()
+
+
+def _assigned(item: ast.stmt) -> list[str]:
+    targets = item.targets if isinstance(item, ast.Assign) else [item.target] if isinstance(item, ast.AnnAssign) else []
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def _single(lines: Iterable[str]) -> Iterator[str]:
+    """The lines with one empty line where there are several."""
+    before = "."
+    for line in lines:
+        if line.strip() or before.strip():
+            yield line
+        before = line
+
+
+def _by_file(things: Iterable[Any]) -> list[Code]:
+    """The sources, file by file, in the order in which they stand there."""
+    files: dict[str, list[Any]] = {}
+    for thing in things:
+        path = Path(inspect.getsourcefile(thing) or "").resolve().relative_to(SOURCES).as_posix()
+        files.setdefault(path, []).append(thing)
+    found = []
+    for path, inside in files.items():
+        inside.sort(key=lambda thing: source(thing)[1])
+        names = tuple(thing.__name__ for thing in inside)
+        found.append(Code(path, names, "\n\n\n".join(map(shown, inside))))
+    return found
