@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from textwrap import dedent
 from types import FunctionType
 from typing import Any
 
@@ -22,6 +21,7 @@ TOLD = frozenset({"equations", "words", "named", "derived", "bend", "symbol"})
 """What a declaration tells of itself for equations and drawings: the page shows it already."""
 PLAIN = (*Module.__mro__, Mask, ModelPart)
 """Bases of all parts."""
+Declared = ast.ClassDef | ast.FunctionDef
 SOURCES = Path(__file__).resolve().parent.parent / "src"
 
 
@@ -78,42 +78,55 @@ def _masks(mask: Mask) -> Iterator[type]:
 @cache
 def _helpers(thing: Any) -> list[Any]:
     """Functions and small classes of the same file that are named in the lines that are shown."""
-    module, helpers = sys.modules[thing.__module__], []
-    for node in ast.walk(ast.parse(shown(thing))):
-        found = vars(module).get(node.id) if isinstance(node, ast.Name) else None
-        local = getattr(found, "__module__", None) == thing.__module__
-        small = isinstance(found, FunctionType) or (
-            isinstance(found, type) and not issubclass(found, ModelPart | Module)
-        )
-        if local and small and found is not thing:
-            helpers.append(found)
-    return helpers
+    module, node = sys.modules[thing.__module__], _stated(thing)
+    cut = {id(inside) for item in _telling(node) for inside in ast.walk(item)}
+    named = [item.id for item in ast.walk(node) if isinstance(item, ast.Name) and id(item) not in cut]
+    found = [vars(module).get(name) for name in dict.fromkeys(named)]
+    return [item for item in found if _small(item) and item.__module__ == thing.__module__ and item is not thing]
+
+
+def _small(thing: Any) -> bool:
+    """Whether it is a function, or a class that is no part and no module."""
+    return isinstance(thing, FunctionType) or (isinstance(thing, type) and not issubclass(thing, ModelPart | Module))
 
 
 @cache
-def source(thing: Any) -> tuple[str, int]:
-    """The lines of a class or a function, and the number of the first."""
-    lines, number = inspect.getsourcelines(thing)
-    return dedent("".join(lines)), number
+def _file(path: str) -> tuple[list[str], dict[str, Declared]]:
+    """A file's lines, and the classes and functions in it by name."""
+    text = Path(path).read_text(encoding="utf-8")
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    return text.splitlines(), {item.name: item for item in ast.parse(text).body if isinstance(item, kinds)}
+
+
+def _stated(thing: Any) -> Declared:
+    """The class or function as its file states it."""
+    return _file(inspect.getsourcefile(thing) or "")[1][thing.__name__]
+
+
+def _telling(node: Declared) -> list[ast.stmt]:
+    """What a class tells of itself."""
+    inside = node.body if isinstance(node, ast.ClassDef) else []
+    return [
+        item for item in inside if TOLD & set([item.name] if isinstance(item, ast.FunctionDef) else _assigned(item))
+    ]
 
 
 @cache
 def shown(thing: Any) -> str:
     """The source of a class or a function without the methods that tell of it."""
-    text, _ = source(thing)
-    lines, (node,) = text.splitlines(), ast.parse(text).body
-    cut: set[int] = set()
-    for item in node.body if isinstance(node, ast.ClassDef) else ():
-        names = [item.name] if isinstance(item, ast.FunctionDef) else _assigned(item)
-        if any(name in TOLD for name in names):
-            decorated = getattr(item, "decorator_list", [])
-            first = min([item.lineno, *(one.lineno for one in decorated)])
-            cut |= {*range(first, (item.end_lineno or first) + 1)}
-    kept = [line for number, line in enumerate(lines, start=1) if number not in cut]
+    lines, node = _file(inspect.getsourcefile(thing) or "")[0], _stated(thing)
+    cut = {number for item in _telling(node) for number in range(_first(item), (item.end_lineno or 0) + 1)}
+    kept = [lines[number - 1] for number in range(_first(node), (node.end_lineno or 0) + 1) if number not in cut]
     return "\n".join(_single(kept)).rstrip()
 
 
+def _first(node: ast.stmt) -> int:
+    """The line on which it begins, decorators included."""
+    return min([node.lineno, *(item.lineno for item in getattr(node, "decorator_list", []))])
+
+
 def _assigned(item: ast.stmt) -> list[str]:
+    """Names that a statement gives a value."""
     targets = item.targets if isinstance(item, ast.Assign) else [item.target] if isinstance(item, ast.AnnAssign) else []
     return [target.id for target in targets if isinstance(target, ast.Name)]
 
@@ -135,7 +148,7 @@ def _by_file(things: Iterable[Any]) -> list[Code]:
         files.setdefault(path, []).append(thing)
     found = []
     for path, inside in files.items():
-        inside.sort(key=lambda thing: source(thing)[1])
+        inside.sort(key=lambda thing: _stated(thing).lineno)
         names = tuple(thing.__name__ for thing in inside)
         found.append(Code(path, names, "\n\n\n".join(map(shown, inside))))
     return found

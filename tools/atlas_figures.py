@@ -16,7 +16,7 @@ from atlas_parts import N_HEADS, dims, example, made, places, selected, variants
 from torch import Tensor, nn
 
 from weft.errors import WeftError
-from weft.models.build import build
+from weft.models.config import ModelConfig
 from weft.models.drawing import draw_block, draw_entrance
 from weft.nn import (
     Attention,
@@ -86,7 +86,8 @@ def _attention(kind: type[ModelPart]) -> Iterator[Drawing]:
         return
     block = {"attention": {**part.dump(), "kernel": "reference"}}
     sizes = {"d_model": 64, "max_length": TOKENS, "vocab_size": 32, "init_std": 0.14}
-    model = build({**sizes, "decoder": {"n_layers": 1, "block": block}}).double().eval()
+    config = ModelConfig.load({**sizes, "decoder": {"n_layers": 1, "block": block}})
+    model = _materialized(config.build()).double()
     seen: list[Tensor] = []
     with listen(model, "decoder.blocks.0.attention.weights", lambda path, x: seen.append(x)), torch.no_grad():
         model(torch.arange(TOKENS)[None])
@@ -102,7 +103,7 @@ def _attention(kind: type[ModelPart]) -> Iterator[Drawing]:
 
 
 def _positions(kind: type[ModelPart]) -> Iterator[Drawing]:
-    scheme: PositionScheme = _materialized(made(example(kind), replace(dims(), max_length=160))[0])
+    scheme: PositionScheme = _materialized(made(example(kind), replace(dims(), max_length=160), "cpu")[0])
     acts, learned = scheme.acts(), any(True for _ in scheme.parameters())
     if "embed" in acts and not learned:
         yield _waves(kind, scheme)
@@ -123,7 +124,7 @@ def _waves(kind: type[ModelPart], scheme: PositionScheme) -> Drawing:
         rows, 11.0, names=[str(i) if i % 4 == 0 else "" for i in range(length)], columns=_every(width, 8), gap=0
     )
     title = f"{kind.kind}: left channels change with every position, right ones slowly"
-    said = f"rows: positions; columns: {width} channels; what is added, from {_value(-largest)} to {_value(largest)}"
+    said = f"rows: positions; columns: {width} channels; added: {_value(-largest)} (blue) to {_value(largest)} (orange)"
     return _picture(title, said, [panel])
 
 
@@ -146,7 +147,7 @@ def _turns(kind: type[ModelPart], scheme: PositionScheme) -> Drawing:
 
 
 def _dial(caption: str, hands: Sequence[tuple[float, float]]) -> Panel:
-    radius, middle = 62.0, 80.0
+    radius, middle = 58.0, 75.0
     parts: list[Markup] = [tag("circle", cx=middle, cy=middle, r=radius, class_="dial")]
     for i, (x, y) in enumerate(hands):
         share = 0.3 + 0.7 * i / (len(hands) - 1)
@@ -156,7 +157,7 @@ def _dial(caption: str, hands: Sequence[tuple[float, float]]) -> Panel:
         if i in (0, len(hands) - 1):
             at = middle + (radius + 10) * x, middle - (radius + 10) * y + 4
             parts.append(tag("text", str(i), x=at[0], y=at[1], class_="small middle"))
-    return Panel(caption, 160, 160, join(parts))
+    return Panel(caption, 150, 150, join(parts))
 
 
 def _biases(kind: type[ModelPart], scheme: PositionScheme, learned: bool) -> Drawing:
@@ -180,7 +181,7 @@ def _biases(kind: type[ModelPart], scheme: PositionScheme, learned: bool) -> Dra
 
 def _norm(kind: type[ModelPart]) -> Iterator[Drawing]:
     width = 16
-    found = made(example(kind), replace(dims(), d_model=width))
+    found = made(example(kind), replace(dims(), d_model=width), "cpu")
     if not found:
         return
     norm: nn.Module = _materialized(found[0]).double()
@@ -198,7 +199,7 @@ def _norm(kind: type[ModelPart]) -> Iterator[Drawing]:
 def _feedforward(kind: type[ModelPart]) -> Iterator[Drawing]:
     part = example(kind)
     narrow = {name: value for name, value in {"width": 1, "bias": False}.items() if name in kind.model_fields}
-    layer = next(iter(made(part.model_copy(update=narrow), replace(dims(), d_model=2), "cpu")), None)
+    layer: Any = next(iter(made(part.model_copy(update=narrow), replace(dims(), d_model=2), "cpu")), None)
     if not hasattr(layer, "up") or not hasattr(layer, "inner"):
         return
     gated = hasattr(layer, "gate")
@@ -278,6 +279,7 @@ def _mask(kind: type[ModelPart]) -> Iterator[Drawing]:
         panels.append(cells(rows, 17.0, name, names=[str(i) for i in range(TOKENS)], columns=_every(TOKENS)))
         counts.append(f"{int(seen.sum())} {name}")
     options = part.words(dims()) or kind.kind
+    options = options if kind.kind in options else f"{kind.kind}, {options}"
     prefix = "; the first 4 tokens are the prefix" if getattr(part, "reads", ()) else ""
     title = f"{options}: of {TOKENS * TOKENS} pairs of tokens, {' and '.join(counts)} are seen"
     yield _picture(title, f"rows: the token that asks; columns: whom it sees{prefix}", panels)
@@ -316,7 +318,7 @@ def _tokens(value: float) -> str:
 def _gate(kind: type[ModelPart]) -> Iterator[Drawing]:
     width, channels = 64, 64 // N_HEADS
     sizes = replace(dims(), d_model=width, init_std=0.15)
-    found = made(example(kind), sizes)
+    found = made(example(kind), sizes, "cpu")
     if not found:
         return
     gate = _materialized(found[0]).double()
@@ -342,20 +344,20 @@ def _head(kind: type[ModelPart]) -> Iterator[Drawing]:
     for name, part in variants(kind):
         if name != kind.kind and not name.startswith("pooling="):
             continue
-        head = _materialized(made(part, sizes)[0]).double()
+        head = _materialized(made(part, sizes, "cpu")[0]).double()
         x_1TD = torch.tensor([_lots(TOKENS * width)], dtype=torch.float64).view(1, TOKENS, width).requires_grad_()
         out = head(x_1TD)
         # one row for each thing that is told, of each token or of the text
         rows = out[0].flatten(1) if out.dim() > 1 and out.shape[1] == TOKENS else out.reshape(1, -1)
-        weights = torch.tensor(_lots(rows.shape[1]), dtype=torch.float64)
+        weights = torch.tensor(_lots(rows.shape[1], seed=1), dtype=torch.float64)
         grads = [torch.autograd.grad((row * weights).sum(), x_1TD, retain_graph=True)[0][0] for row in rows]
         names = [str(i) for i in range(TOKENS)] if len(grads) > 1 else ["text"]
         caption = name if name != kind.kind else f"pooling={part.pooling}" if hasattr(part, "pooling") else ""
         grid = [["yes" if float(v.abs().sum()) > 1e-12 else "no" for v in grad] for grad in grads]
         panels.append(cells(grid, 15.0, caption, names=names, columns=_every(TOKENS)))
-    told = "each token by itself" if len(names) > 1 else "one thing of the whole text"
-    said = "rows: of what it tells; columns: the tokens whose last vectors that depends on"
-    yield _picture(f"{kind.kind} tells {told}", said, panels)
+    told = "an answer for each token, from its own vector" if len(names) > 1 else "one answer for a whole text"
+    said = "rows: answers; columns: the tokens whose last vectors they depend on"
+    yield _picture(f"{kind.kind}: {told}", said, panels)
 
 
 def _stochastic_depth(kind: type[ModelPart]) -> Iterator[Drawing]:
@@ -392,9 +394,9 @@ def _materialized(module: Any) -> Any:
     return module
 
 
-def _lots(count: int) -> list[float]:
+def _lots(count: int, seed: int = 0) -> list[float]:
     """Numbers by lot from a normal distribution, alike on every machine."""
-    lot = random.Random(0)
+    lot = random.Random(seed)
     return [lot.gauss(0, 1) for _ in range(count)]
 
 

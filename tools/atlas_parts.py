@@ -315,6 +315,8 @@ def equations(part: ModelPart) -> Equations:
         return part.equations(replace(dims(), d_model=head_width()))
     if isinstance(part, Head):
         return part.equations(dims(), default_model().embedding)
+    if isinstance(part, Embeddings) and (entering := part.entering("x_i")) != "x_i":
+        return (*part.equations(dims()), rf"x^{{(0)}}_i &= {entering}")
     return part.equations(dims())
 
 

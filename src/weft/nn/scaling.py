@@ -54,7 +54,7 @@ _PLAIN = r"\theta^{-2k/w}"
 class RotaryScaling(ModelPart, slot="scaling", default="none"):
     """How rotary's wavelengths are stretched for texts longer than those of training.
 
-    Equations tell f_k.
+    Equations tell f_k, by how much pair k turns a place; theta is rotary's base, w the number of channels that turn.
     """
 
     def frequencies(self, turning: Turning) -> Tensor:

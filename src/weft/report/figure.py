@@ -18,6 +18,8 @@ from weft.report.svg import Chart, line_chart, text_width
 
 ROOM, GAP, EDGE = 720.0, 28.0, 20.0
 """Widths: of all panels in a row, between two of them, around everything."""
+BOLD = 1.15
+"""How much wider than others the title's letters may be."""
 LEVELS = 11
 """Colours of a scale: q0 for the least to q10 for the most."""
 
@@ -39,7 +41,7 @@ def figure(title: str, subtitle: str, panels: Sequence[Panel], room: float = ROO
     """The whole picture as one SVG file; the same for the same arguments."""
     placed, bottom, widest = _placed(panels, room)
     width = min(max(widest, 440.0), room) + 2 * EDGE
-    head = [(line, "title", 17.0) for line in wrapped(title, (width - 2 * EDGE) / 1.06, 17)]
+    head = [(line, "title", 17.0) for line in wrapped(title, (width - 2 * EDGE) / BOLD, 17)]
     head += [(line, "muted", 14.0) for line in wrapped(subtitle, width - 2 * EDGE, 14)]
     parts, y = [], EDGE
     for line, kind, size in head:
@@ -52,8 +54,9 @@ def figure(title: str, subtitle: str, panels: Sequence[Panel], room: float = ROO
         inner = tag("g", panel.content, transform=f"translate(0 {number(lifted)})") if lifted else panel.content
         parts.append(tag("g", *([tag("text", panel.caption, x=0, y=13)] if lifted else []), inner, transform=at))
     height = y + bottom + EDGE
-    content = [tag("title", f"{title}. {subtitle}"), tag("style", Markup(style()))]
-    content += [tag("rect", width=width, height=height, class_="paper"), join(parts, "\n")]
+    drawn = join(parts, "\n")
+    content = [tag("title", f"{title}. {subtitle}"), tag("style", Markup(style(drawn)))]
+    content += [tag("rect", width=width, height=height, class_="paper"), drawn]
     whole = tag(
         "svg", join(content, "\n"), xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {number(width)} {number(height)}",
         width=width, height=height, class_="figure", role="img",
@@ -105,8 +108,8 @@ def cells(
     below = list(columns)
     for j, name in below:
         parts.append(tag("text", name, x=left + j * size + size / 2, y=foot + 13, class_="small middle"))
-    wide = left + size * max(map(len, rows))
-    return Panel(caption, wide, foot + (18 if below else 0), join(parts, "\n"))
+    total = left + size * max(map(len, rows))
+    return Panel(caption, total, foot + (18 if below else 0), join(parts, "\n"))
 
 
 def level(share: float) -> str:
@@ -133,17 +136,26 @@ def bars(values: Sequence[float], unit: float, color: str, caption: str = "", ma
     return Panel(caption, wide, top + foot, join(parts, "\n"))
 
 
+def style(drawn: str) -> str:
+    """The style of what is drawn: rules, and the reports' colours as far as they are used."""
+    names = [name for name in COLORS if f"c-{name}" in drawn]
+    rules = RULES + " ".join(f".c-{name} {{ color: var(--{name}); }}" for name in names)
+    levels = [name for i in range(LEVELS) for name in (f"q{i}", f"d{i}") if f'class="{name}"' in drawn]
+    rules += " ".join(f".{name} {{ fill: var(--{name}); }}" for name in levels)
+    used = set(re.findall(r"var\(--(\w+)\)", rules))
+    light, dark = (" ".join(f"--{name}: {value};" for name, value in held if name in used) for held in colors())
+    return f"\n:root {{ {light} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}{rules}\n"
+
+
 @cache
-def style() -> str:
-    """The style of a picture: the reports' colours, and rules for what stands in it."""
+def colors() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """The reports' colours by name, light and dark."""
     page = (files("weft.report") / "style.css").read_text(encoding="utf-8")
     light, dark, *_ = re.findall(r"^ *:root \{.*?\}\n", page, re.MULTILINE | re.DOTALL)
-    colors = " ".join(f".c-{name} {{ color: var(--{name}); }}" for name in (*COLORS, "ink", "muted"))
-    levels = " ".join(f".q{i} {{ fill: var(--q{i}); }} .d{i} {{ fill: var(--d{i}); }}" for i in range(LEVELS))
-    return f"\n{light}@media (prefers-color-scheme: dark) {{\n{dark}}}\n{RULES}{colors}\n{levels}\n"
+    return re.findall(r"--(\w+): ([^;]+);", light), re.findall(r"--(\w+): ([^;]+);", dark)
 
 
-COLORS = ("blue", "vermillion", "green", "purple", "amber")
+COLORS = ("blue", "vermillion", "green", "purple", "amber", "ink", "muted")
 RULES = """
 .figure { font: 14px ui-sans-serif, system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif; }
 .figure text { fill: var(--ink); font-variant-numeric: tabular-nums; } .paper { fill: var(--paper); }
