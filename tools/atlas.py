@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
-import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from atlas_code import Code, below, computing, declaration
 from atlas_figures import Drawing, drawings
 from atlas_parts import (
     Place,
+    block_yaml,
     default_cost,
     default_model,
     dims,
@@ -129,14 +129,12 @@ def standing(part: ModelPart) -> list[Place]:
 
 def select(part: ModelPart, place: Place, others: Iterable[Place]) -> Iterator[str]:
     """How to choose it: in a recipe, on the command line, and where else."""
-    from atlas_parts import block_yaml
-
     default = type(part).default == part.kind
     yield "It is what stands there unless another is chosen. In a recipe:" if default else "In a recipe:"
     yield f"```yaml\n{block_yaml({'model': place.declaration(part)})}\n```"
-    paths = place.overrides(part)
+    paths = " ".join(f'"{path}"' if re.search(r"[\s{}\[\]]", path) else path for path in place.overrides(part))
     yield "or by its path, with `model.` before it where a recipe is changed (`weft train`):"
-    yield f"```console\n$ weft describe transformer {shlex.join(paths)}\n```"
+    yield f"```console\n$ weft describe transformer {paths}\n```"
     also = [f"`{other.of(part)}`" for other in others]
     if also:
         yield f"It can stand in {', '.join(also)}, too; in an encoder, below `encoder`."
@@ -188,8 +186,8 @@ def cost_table(part: ModelPart, place: Place) -> Iterator[str]:
     rows = [["the part itself", *(shown or "0" for shown in costs_shown(own))]]
     if whole != before:
         rows.append(["the default model with it", *costs_shown(whole)])
-    without = "the default model" if whole != before else "the default model, with it or without"
-    rows.append([without, *costs_shown(before)])
+    has = "which has it" if type(part).default == part.kind else "with it or without"
+    rows.append(["the default model" if whole != before else f"the default model, {has}", *costs_shown(before)])
     yield table(["", "parameters", "FLOPs a token", "cache a token"], rows, "lrrr")
     yield f"The default model: {sizes()}. {CONVENTION}"
 

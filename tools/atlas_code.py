@@ -17,12 +17,11 @@ from atlas_parts import ours
 from weft.nn import Mask, Module
 from weft.nn.part import ModelPart
 
-TOLD = frozenset({"equations", "words", "named", "derived", "bend", "symbol"})
+TOLD = frozenset({"equations", "words", "named", "derived", "bend", "symbol", "formula"})
 """What a declaration tells of itself for equations and drawings: the page shows it already."""
 PLAIN = (*Module.__mro__, Mask, ModelPart)
 """Bases of all parts."""
 Declared = ast.ClassDef | ast.FunctionDef
-SOURCES = Path(__file__).resolve().parent.parent / "src"
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,9 @@ def _helpers(thing: Any) -> list[Any]:
 
 
 def _small(thing: Any) -> bool:
-    """Whether it is a function, or a class that is no part and no module."""
-    return isinstance(thing, FunctionType) or (isinstance(thing, type) and not issubclass(thing, ModelPart | Module))
+    """Whether it is a function, or a class that computes nothing by itself."""
+    whole = ModelPart | Module | Mask
+    return isinstance(thing, FunctionType) or (isinstance(thing, type) and not issubclass(thing, whole))
 
 
 @cache
@@ -144,8 +144,7 @@ def _by_file(things: Iterable[Any]) -> list[Code]:
     """The sources, file by file, in the order in which they stand there."""
     files: dict[str, list[Any]] = {}
     for thing in things:
-        path = Path(inspect.getsourcefile(thing) or "").resolve().relative_to(SOURCES).as_posix()
-        files.setdefault(path, []).append(thing)
+        files.setdefault(f"{thing.__module__.replace('.', '/')}.py", []).append(thing)
     found = []
     for path, inside in files.items():
         inside.sort(key=lambda thing: _stated(thing).lineno)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from atlas_parts import N_HEADS, dims, example, made, places, selected, variants
+from atlas_parts import N_HEADS, default_model, dims, example, made, places, selected, variants
 from torch import Tensor, nn
 
 from weft.errors import WeftError
@@ -29,6 +29,7 @@ from weft.nn import (
     Gate,
     Head,
     MaskPart,
+    Module,
     Norm,
     Positions,
     PositionScheme,
@@ -37,7 +38,6 @@ from weft.nn import (
     Sides,
     StochasticDepth,
     listen,
-    materialize,
 )
 from weft.nn.part import ModelPart
 from weft.nn.scaling import NoScaling, Turning
@@ -87,7 +87,7 @@ def _attention(kind: type[ModelPart]) -> Iterator[Drawing]:
     block = {"attention": {**part.dump(), "kernel": "reference"}}
     sizes = {"d_model": 64, "max_length": TOKENS, "vocab_size": 32, "init_std": 0.14}
     config = ModelConfig.load({**sizes, "decoder": {"n_layers": 1, "block": block}})
-    model = _materialized(config.build()).double()
+    model = _started(config.build()).double()
     seen: list[Tensor] = []
     with listen(model, "decoder.blocks.0.attention.weights", lambda path, x: seen.append(x)), torch.no_grad():
         model(torch.arange(TOKENS)[None])
@@ -103,7 +103,7 @@ def _attention(kind: type[ModelPart]) -> Iterator[Drawing]:
 
 
 def _positions(kind: type[ModelPart]) -> Iterator[Drawing]:
-    scheme: PositionScheme = _materialized(made(example(kind), replace(dims(), max_length=160), "cpu")[0])
+    scheme: PositionScheme = _started(made(example(kind), replace(dims(), max_length=160), "cpu")[0])
     acts, learned = scheme.acts(), any(True for _ in scheme.parameters())
     if "embed" in acts and not learned:
         yield _waves(kind, scheme)
@@ -184,7 +184,7 @@ def _norm(kind: type[ModelPart]) -> Iterator[Drawing]:
     found = made(example(kind), replace(dims(), d_model=width), "cpu")
     if not found:
         return
-    norm: nn.Module = _materialized(found[0]).double()
+    norm: nn.Module = _started(found[0]).double()
     x = torch.tensor([1 + 1.5 * lot for lot in _lots(width)], dtype=torch.float64)
     with torch.no_grad():
         out = norm(x[None])[0]
@@ -249,7 +249,7 @@ def _score(kind: type[ModelPart]) -> Iterator[Drawing]:
     for (name, part), color in zip(variants(kind), PALETTE, strict=False):
         weighting = part.build(width, 1)  # type: ignore[attr-defined]
         if isinstance(weighting, nn.Module):
-            _materialized(weighting)
+            _started(weighting)
         products = torch.linspace(-40, 80, 121, dtype=torch.float64)
         products_1HTS = torch.zeros(1, 1, len(products), keys, dtype=torch.float64)
         products_1HTS[0, 0, :, 0] = products
@@ -308,7 +308,7 @@ def _scaling(kind: type[ModelPart]) -> Iterator[Drawing]:
     title = f"{kind.kind}: the fastest pair makes a turn in {fastest} tokens, the slowest in {slowest}"
     said = f"a head of {width} channels, theta {theta:,.0f}, trained on {trained:,} tokens"
     chart = Chart(title, series, "pair of channels", "tokens a turn", y_log=True, show=_tokens)
-    yield _picture(title, said, [lines(chart)])
+    yield _picture(title, said, [lines(chart, height=400)])
 
 
 def _tokens(value: float) -> str:
@@ -321,7 +321,7 @@ def _gate(kind: type[ModelPart]) -> Iterator[Drawing]:
     found = made(example(kind), sizes, "cpu")
     if not found:
         return
-    gate = _materialized(found[0]).double()
+    gate = _started(found[0]).double()
     x_11D = torch.tensor(_lots(width), dtype=torch.float64)[None, None]
     with torch.no_grad():
         shares_HK = gate(x_11D, torch.ones(1, N_HEADS, 1, channels, dtype=torch.float64))[0, :, 0]
@@ -344,7 +344,8 @@ def _head(kind: type[ModelPart]) -> Iterator[Drawing]:
     for name, part in variants(kind):
         if name != kind.kind and not name.startswith("pooling="):
             continue
-        head = _materialized(made(part, sizes, "cpu")[0]).double()
+        embedding = _started(default_model().embedding.build(sizes))
+        head = _started(part.build(sizes, embedding)).double()  # type: ignore[attr-defined]
         x_1TD = torch.tensor([_lots(TOKENS * width)], dtype=torch.float64).view(1, TOKENS, width).requires_grad_()
         out = head(x_1TD)
         # one row for each thing that is told, of each token or of the text
@@ -386,12 +387,13 @@ def _picture(title: str, said: str, panels: Sequence[Panel], name: str = "") -> 
     return Drawing(figure(title, said, panels), f"{title}. {said}".rstrip(". ") + ".", name)
 
 
-def _materialized(module: Any) -> Any:
-    """The module with its starting values, from seed 0."""
-    if isinstance(module, nn.Module):
-        materialize(module, 0)
-        module.eval()
-    return module
+def _started(thing: Any) -> Any:
+    """A module with its starting values, from seed 0; what is tied stays so."""
+    for path, inside in thing.named_modules() if isinstance(thing, nn.Module) else ():
+        if isinstance(inside, Module):
+            inside.reset_parameters(0, path)
+            inside.reset_buffers()
+    return thing.eval() if isinstance(thing, nn.Module) else thing
 
 
 def _lots(count: int, seed: int = 0) -> list[float]:
