@@ -65,12 +65,15 @@ def test_every_part_has_its_page_and_the_index_leads_to_it(found: Files) -> None
 
 
 def test_links_lead_somewhere(found: Files) -> None:
+    anchors = {line[3:].replace(" ", "-") for line in found["README.md"].splitlines() if line.startswith("## ")}
     for name, text in found.items():
         if name.endswith(".md"):
-            for target in re.findall(r"\]\(([^)#]+)(?:#\w+)?\)", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+            plain = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+            for target, anchor in re.findall(r"\]\(([^)#]+)#?([\w-]*)\)", plain):
                 if not target.startswith("https://arxiv.org/abs/"):
                     at = (atlas.FOLDER / name).parent / target
                     assert at.resolve().is_file(), f"{name}: {target}"
+                    assert not anchor or anchor in anchors, f"{name}: {target}#{anchor}"
 
 
 def test_recipe_and_command_choose_the_part_alike(found: Files) -> None:

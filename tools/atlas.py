@@ -157,9 +157,10 @@ def table_of_options(part: type[ModelPart]) -> Iterator[str]:
 
 def type_shown(told: str) -> str:
     """A type as `weft list parts` tells it; another slot's parts with a link."""
-    return (
-        re.sub(r"^(list of )?part: (\w+)$", r"\1[part: \2](../README.md#\2)", told) if "part: " in told else f"`{told}`"
-    )
+    found = re.fullmatch(r"(list of )?part: (\w+)", told)
+    if found is None:
+        return f"`{told}`"
+    return f"{found[1] or ''}[part: {found[2]}](../README.md#{found[2].replace('_', '-')})"
 
 
 def formulas(part: ModelPart) -> Iterator[str]:
@@ -251,7 +252,8 @@ def index() -> str:
         " code. The pages are made from the parts' docstrings and code, each part built and computed"
         f" (`{COMMAND}`; a test sees that they are up to date). Costs are those of the part itself, once, in weft's"
         f" default model: {sizes()}. {CONVENTION}",
-        "`weft list parts SLOT` tells the same options in a terminal, of parts of your own too.",
+        "**Bold** is what stands there unless said. `weft list parts SLOT` tells the same options in a terminal, of"
+        " parts of your own too.",
     ]
     for slot, base in slots().items():
         sections += [f"## {slot.replace('_', ' ')}", f"{meaning(base)} At `{places()[slot][0].path}`."]
@@ -263,7 +265,6 @@ def index() -> str:
         head = ["part", "what it is", "papers", "parameters", "FLOPs a token", "cache a token"]
         full = [i for i in range(len(head)) if i < 3 or any(row[i] for row in rows)]
         sections.append(table([head[i] for i in full], [[row[i] for i in full] for row in rows], "lllrrr"))
-    sections.append("**Bold**: what stands there unless said.")
     return "\n\n".join(sections) + "\n"
 
 
