@@ -6,7 +6,7 @@ PYTHON ?= python3
 SETUP := $(PYTHON) tools/setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint mutants bench bench-quick format clean
+.PHONY: help install demo test test-all lint mutants atlas bench bench-quick format clean
 
 help:      ## this list
 	@sed -n 's/^\([a-z-]*\):\( *\)## /  make \1\2/p' Makefile
@@ -28,6 +28,9 @@ lint:      ## install, then style, format, types and layers
 
 mutants:   ## plant faults into a copy; a test must catch each (ARGS="--only NAME")
 	@$(SETUP) mutants $(ARGS)
+
+atlas:     ## make docs/atlas anew, a page for each part, from docstrings and code
+	@$(SETUP) atlas
 
 bench:     ## all benchmarks, hours on an idle machine: docs/performance.md (ARGS="--text FILE")
 	@$(SETUP) bench $(ARGS)

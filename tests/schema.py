@@ -15,7 +15,7 @@ TYPES: dict[str, Any] = {
     "boolean": bool,
     "null": type(None),
 }
-ANNOTATIONS = {"title", "description", "default", "$schema", "$defs", "format"}
+ANNOTATIONS = {"title", "description", "default", "$schema", "$defs", "format", "examples"}
 
 
 def problems(document: Any, schema: Mapping[str, Any], root: Mapping[str, Any], path: str = "") -> Iterator[str]:
@@ -120,5 +120,5 @@ def parts_of(schema: Any) -> Iterator[Mapping[str, Any]]:
             if keyword in ("properties", "$defs"):
                 for item in value.values():
                     yield from parts_of(item)
-            elif keyword not in ("default", "const", "enum", "required"):
+            elif keyword not in ("default", "const", "enum", "required", "examples"):
                 yield from parts_of(value)

@@ -339,6 +339,11 @@ def test_planted_faults_get_the_arguments(setup: Setup, machine: Machine) -> Non
     assert machine.calls[-1] == [setup.program("python"), "tools/mutants.py", "--only", "causal-shifted"]
 
 
+def test_the_atlas_is_made_by_its_script(setup: Setup, machine: Machine) -> None:
+    assert setup.main(["atlas"]) == 0
+    assert machine.calls[-1] == [setup.program("python"), "tools/atlas.py"]
+
+
 def test_clean_leaves_the_runs(setup: Setup, machine: Machine) -> None:
     setup.ensure(dev=True)
     for path in ("runs/demo/recipe.yaml", "src/weft/__pycache__/a.pyc", ".mypy_cache/x", "src/weft/a.py"):

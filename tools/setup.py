@@ -340,6 +340,12 @@ def mutants(arguments: list[str]) -> None:
     step("planted faults", [program("python"), "tools/mutants.py", *arguments])
 
 
+def atlas(arguments: list[str]) -> None:
+    """Install, then make docs/atlas anew: a page for each part of a model."""
+    ensure(dev=True)
+    step("docs/atlas", [program("python"), "tools/atlas.py"])
+
+
 def reformat(arguments: list[str]) -> None:
     """Install, then put the source into its format and mend what ruff can."""
     ensure(dev=True)
@@ -366,6 +372,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "lint": lint,
     "bench": bench,
     "mutants": mutants,
+    "atlas": atlas,
     "format": reformat,
     "clean": clean,
 }

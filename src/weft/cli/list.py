@@ -83,7 +83,7 @@ def details(found: Found) -> list[str]:
         lines += [*wrap(f"{slot}: {meaning(base)}{default}", WIDTH), ""]
         for kind, part in kinds.items():
             about = options(part)
-            rows = [[f"  {name}", item["type"], _shown(item), _meaning(item)] for name, item in about.items()]
+            rows = [[f"  {name}", item["type"], default_of(item), meaning_of(item)] for name, item in about.items()]
             lines += columns([[kind, cleandoc(part.__doc__ or "")]])
             lines += [*(columns([["  option", "type", "default", "meaning"], *rows]) if rows else []), ""]
             execution |= any(item["execution"] for item in about.values())
@@ -183,7 +183,7 @@ def _slots(plugins: list[str] | None) -> dict[str, type[Part]]:
     return dict(sorted(SLOTS.items()))
 
 
-def _shown(item: dict[str, Any]) -> str:
+def default_of(item: dict[str, Any]) -> str:
     """An option's default in a table."""
     value = item["default"]
     if item["required"]:
@@ -195,7 +195,8 @@ def _shown(item: dict[str, Any]) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _meaning(item: dict[str, Any]) -> str:
+def meaning_of(item: dict[str, Any]) -> str:
+    """What an option means in a table."""
     return f"{item['meaning']}{' [execution]' if item['execution'] else ''}"
 
 

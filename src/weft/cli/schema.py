@@ -68,7 +68,7 @@ def _compact(node: Any, definitions: dict[str, Any]) -> Any:
     for key, value in node.items():
         if key in ("properties", "$defs"):
             found[key] = {name: _compact(item, definitions) for name, item in value.items()}
-        elif key in ("default", "const", "enum"):
+        elif key in ("default", "const", "enum", "examples"):
             found[key] = value
         elif key != "title":
             found[key] = _compact(value, definitions)

@@ -31,16 +31,30 @@ def draw(config: TransformerConfig, name: str = "model", said: Sequence[str] = (
 
     Raises WeftError when parts do not fit together.
     """
-    model = blank(config)
-    picture = _Picture(model, costs(model, config.max_length))
+    picture = _Picture.of(config)
     layers = " + ".join(str(len(stack.layers())) for stack in config.stacks().values())
     subtitle = [
-        f"{parameter_count(model):,} parameters, {layers} layer{'' if layers == '1' else 's'} of width"
+        f"{parameter_count(picture.model):,} parameters, {layers} layer{'' if layers == '1' else 's'} of width"
         f" {config.d_model:,}, vocabulary of {config.vocab_size:,}",
         *said,
     ]
     columns = [picture.column(stack) for stack in config.stacks()]
     return boxes(name, subtitle, columns, f"{name}: {subtitle[0]}")
+
+
+def draw_block(config: TransformerConfig, name: str = "block") -> str:
+    """The layers of the model's last stack by themselves, those that are alike drawn once, as an SVG file."""
+    stack = list(config.stacks())[-1]
+    n_layers = len(config.stacks()[stack].layers())
+    said = f"{n_layers} layer{'' if n_layers == 1 else 's'} of width {config.d_model:,}"
+    return boxes(name, [said], [Column(("x",), tuple(_Picture.of(config).layers(stack)))], f"{name}: {said}")
+
+
+def draw_entrance(config: TransformerConfig, name: str = "embedding") -> str:
+    """What leads from tokens to the first block of the model's last stack, as an SVG file."""
+    stack = list(config.stacks())[-1]
+    said = f"vocabulary of {config.vocab_size:,}, width {config.d_model:,}"
+    return boxes(name, [said], [Column(("tokens",), tuple(_Picture.of(config).entrance(stack)))], f"{name}: {said}")
 
 
 class _Picture:
@@ -51,20 +65,32 @@ class _Picture:
         self.found, self.modules = found, dict(model.named_modules(remove_duplicate=False))
         self.both = len(self.config.stacks()) > 1
 
+    @staticmethod
+    def of(config: TransformerConfig) -> _Picture:
+        """Of the model that `config` declares."""
+        model = blank(config)
+        return _Picture(model, costs(model, config.max_length))
+
     def column(self, stack: str) -> Column:
         """One stack from its tokens to its end; the last one goes on to the heads."""
-        built, declared = self.modules[stack], self.config.stacks()[stack]
-        assert isinstance(built, Stack), "a stack's name is a module's"
+        built, declared = self._stack(stack)
         last = stack == list(self.config.stacks())[-1]
         foot = (f"{'source' if stack == 'encoder' else 'target'} tokens", stack) if self.both else ("tokens",)
-        items = [*self._entrance(stack, declared, built), Note(f"width {self.config.d_model:,}")]
-        items += self._layers(stack, declared, built)
+        items = [*self.entrance(stack), Note(f"width {self.config.d_model:,}")]
+        items += self.layers(stack)
         if f"{stack}.norm" in self.modules and not isinstance(built.norm, nn.Identity):
             items.append(self._box(declared.norm, "norm", f"{stack}.norm", self.config.dims(stack)))
         return Column(foot, (*items, *(self._heads() if last else ())))
 
-    def _entrance(self, stack: str, declared: StackConfig, built: Stack) -> Iterator[Item]:
+    def _stack(self, name: str) -> tuple[Stack, StackConfig]:
+        """A stack at work, and its declaration."""
+        built = self.modules[name]
+        assert isinstance(built, Stack), "a stack's name is a module's"
+        return built, self.config.stacks()[name]
+
+    def entrance(self, stack: str) -> Iterator[Item]:
         """The embedding, positions that are added to it, its norm, the way to the blocks' width."""
+        built, declared = self._stack(stack)
         dims = replace(self.config.dims(stack), d_model=self.model.embedding.width)
         table = self._box(self.config.embedding, "embedding", "embedding", self.config.dims())
         if self.both and stack == "decoder":
@@ -78,8 +104,9 @@ class _Picture:
             yield Box("projection", shape_of(built.from_embedding).replace("->", "→"),
                       self._counted(f"{stack}.from_embedding"), "amber")  # fmt: skip
 
-    def _layers(self, stack: str, declared: StackConfig, built: Stack) -> list[Item]:
+    def layers(self, stack: str) -> list[Item]:
         """Every layer, those that are alike and their pattern folded."""
+        built, declared = self._stack(stack)
         layers, dims = declared.layers(), self.config.dims(stack)
         sets = len(set(declared.sharing()))
 

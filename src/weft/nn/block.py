@@ -163,7 +163,7 @@ class Parallel(_Residual, kind="parallel"):
 
 
 class Plain(BlockPart, kind="plain"):
-    """No residual: f(norm(x)). What is not passed on is lost."""
+    """No residual: f(norm(x)). What is not passed on is lost (the plain networks of He et al. 2016, section 3.3)."""
 
     def wiring(self) -> Wiring:
         return Wiring(before=True, residual=False)

@@ -38,7 +38,7 @@ class Embeddings(ModelPart, slot="embedding", default="tokens"):
 
 
 class Tokens(Embeddings, kind="tokens"):
-    """One learned vector a token, and one a segment where there are segments."""
+    """One learned vector a token (Bengio et al. 2003, section 2), and one a segment where there are segments."""
 
     tied: bool = True
     """the language model head uses the same table (Press and Wolf 2017)"""

@@ -32,7 +32,7 @@ class NoGate(Gate, kind="none"):
 
 
 class Elementwise(Gate, kind="elementwise"):
-    """sigmoid(x W): a share for every channel of every head."""
+    """sigmoid(x W): a share for every channel of every head (Qiu et al. 2025, section 2.2, elementwise)."""
 
     def equations(self, dims: Dims) -> Equations:
         return (r"G_{hi} &= \sigma\left(x_i W^G_h\right) \in \mathbb{R}^{K}",)
@@ -42,7 +42,7 @@ class Elementwise(Gate, kind="elementwise"):
 
 
 class Headwise(Gate, kind="headwise"):
-    """sigmoid(x W): a share for every head."""
+    """sigmoid(x W): a share for every head (Qiu et al. 2025, section 2.2, headwise)."""
 
     def equations(self, dims: Dims) -> Equations:
         return (r"G_{hi} &= \sigma\left(x_i w^G_h\right) \in \mathbb{R}",)

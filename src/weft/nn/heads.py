@@ -89,7 +89,7 @@ class Labelled(Head):
 
 
 class Lm(Head, kind="lm"):
-    """Language model head: a score for every token of the vocabulary."""
+    """Language model head: a score for every token of the vocabulary (Radford et al. 2018, eq. 2)."""
 
     bias: bool = False
     """learn a shift for every token"""

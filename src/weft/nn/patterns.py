@@ -76,7 +76,7 @@ class Window(MaskPart, kind="window"):
 
     trials = {"size": (3, 2)}  # less than the texts that are tried are long, and more than one
 
-    size: PositiveInt
+    size: PositiveInt = Field(examples=[64, 4])
     """keys seen, the query's own included, on each side that the stack lets it see"""
 
     def words(self, dims: Dims) -> str:
@@ -95,13 +95,13 @@ class Dilated(MaskPart, kind="dilated"):
 
     trials = {"size": (2, 3), "dilation": (3,)}
 
-    size: PositiveInt
+    size: PositiveInt = Field(examples=[32, 3])
     """keys seen, the query's own included, on each side that the stack lets it see"""
     dilation: PositiveInt = 2
     """distance of two neighbouring keys that are seen; 1: a window"""
 
     def words(self, dims: Dims) -> str:
-        return f"window {self.size:,}, every {self.dilation}th"
+        return f"window {self.size:,}, 1 key in {self.dilation:,}"
 
     @property
     def reach(self) -> int:
@@ -119,11 +119,11 @@ class Strided(MaskPart, kind="strided"):
 
     trials = {"stride": (2, 3)}
 
-    stride: PositiveInt
+    stride: PositiveInt = Field(examples=[16, 3])
     """distance of two neighbouring keys that are seen"""
 
     def words(self, dims: Dims) -> str:
-        return f"every {self.stride}th key"
+        return f"1 key in {self.stride:,}"
 
     def build(self, dims: Dims, order: Mask) -> Mask:
         return EverySo(self.stride) & order
@@ -134,7 +134,7 @@ class InBlocks(MaskPart, kind="block"):
 
     trials = {"size": (3, 2)}
 
-    size: PositiveInt
+    size: PositiveInt = Field(examples=[64, 4])
     """tokens of a block, counted from the beginning of each document"""
 
     def words(self, dims: Dims) -> str:
@@ -191,11 +191,15 @@ _SEVERAL: dict[str, Any] = {
     "items": {"anyOf": [{"type": "string"}, {"type": "object"}]},
 }
 
+_EXAMPLES = [
+    [{"kind": "window", "size": size}, {"kind": "strided", "stride": stride}] for size, stride in ((64, 16), (4, 3))
+]
+
 
 class Together(MaskPart):
     """Several patterns at once."""
 
-    of: Annotated[tuple[Slot[MaskPart], ...], Field(min_length=2), WithJsonSchema(_SEVERAL)]
+    of: Annotated[tuple[Slot[MaskPart], ...], Field(min_length=2, examples=_EXAMPLES), WithJsonSchema(_SEVERAL)]
     """the patterns"""
 
     def words(self, dims: Dims) -> str:
@@ -206,7 +210,11 @@ class Together(MaskPart):
 
 
 class AnyOf(Together, kind="any"):
-    """What at least one of several patterns lets a query see; short form `{any: [...]}`."""
+    """What at least one of several patterns lets a query see; short form `{any: [...]}`.
+
+    A window and a stride together are a sparse transformer's attention (Child et al. 2019, section 4.2), a window and
+    global tokens Longformer's (Beltagy et al. 2020, section 3.1).
+    """
 
     trials = {
         "of": (
@@ -226,7 +234,10 @@ class AnyOf(Together, kind="any"):
 
 
 class AllOf(Together, kind="all"):
-    """What every one of several patterns lets a query see; short form `{all: [...]}`."""
+    """What every one of several patterns lets a query see; short form `{all: [...]}`.
+
+    What a window and a stride both let it see is a dilated window (Beltagy et al. 2020, section 3.1).
+    """
 
     trials = {
         "of": (

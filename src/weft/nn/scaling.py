@@ -54,7 +54,7 @@ _PLAIN = r"\theta^{-2k/w}"
 class RotaryScaling(ModelPart, slot="scaling", default="none"):
     """How rotary's wavelengths are stretched for texts longer than those of training.
 
-    Equations tell f_k.
+    Equations tell f_k, by how much pair k turns a place; theta is rotary's base, w the number of channels that turn.
     """
 
     def frequencies(self, turning: Turning) -> Tensor:
@@ -88,12 +88,10 @@ class NoScaling(RotaryScaling, kind="none"):
 class Stretched(RotaryScaling):
     """What scalings that are made for `factor` times longer texts share."""
 
-    trials = {
-        "factor": (2.0, 4.0),
-        "original_length": (1000, 100),
-    }  # so long that some pairs turn within it, and some do not
+    # lengths within which some pairs turn, and some do not
+    trials = {"factor": (2.0, 4.0), "original_length": (1000, 100)}
 
-    factor: float = Field(ge=1)
+    factor: float = Field(ge=1, examples=[4.0])
     """how many times longer texts are than those of the first training"""
 
 
@@ -168,7 +166,7 @@ class Llama3Scaling(Stretched, kind="llama-3"):
     """turns within the original length up to which a pair is slowed down entirely"""
     high_freq_factor: PositiveFloat = 4.0
     """turns from which a pair is left as it is"""
-    original_length: PositiveInt
+    original_length: PositiveInt = Field(examples=[8192])
     """tokens that the model was trained on at first"""
 
     @model_validator(mode="after")
@@ -203,7 +201,7 @@ class YarnScaling(Stretched, kind="yarn"):
     `beta_slow`. Queries and keys are both multiplied by 0.1 ln(factor) + 1, which is the root of 1/temperature.
     """
 
-    original_length: PositiveInt
+    original_length: PositiveInt = Field(examples=[8192])
     """tokens that the model was trained on at first"""
     beta_fast: PositiveFloat = 32.0
     """turns within the original length from which a pair is left as it is"""

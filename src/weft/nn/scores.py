@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from pydantic import PositiveFloat
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from weft.nn.initialization import Constant
@@ -52,7 +52,7 @@ class Softmax(Score, kind="softmax"):
 
     scale: PositiveFloat | None = None
     """1/sqrt(head width) unless given"""
-    cap: PositiveFloat | None = None
+    cap: PositiveFloat | None = Field(None, examples=[50.0, 4.0])
     """soft limit of scaled products, before biases: cap tanh(s/cap) (Gemma Team 2024, "Gemma 2", section 2)"""
     sinks: bool = False
     """learn for each head a score that takes its share of the sum and hands nothing on: all weights may be small

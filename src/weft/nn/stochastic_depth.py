@@ -33,7 +33,7 @@ class NoStochasticDepth(StochasticDepth, kind="none"):
 class Uniform(StochasticDepth, kind="uniform"):
     """All layers' branches are skipped as often (Huang et al. 2016, section 3)."""
 
-    share: float = Field(gt=0, lt=1)
+    share: float = Field(gt=0, lt=1, examples=[0.2])
     """share of the rows that skip a branch"""
 
     def equations(self, dims: Dims) -> Equations:
@@ -46,7 +46,7 @@ class Uniform(StochasticDepth, kind="uniform"):
 class LinearDecay(StochasticDepth, kind="linear"):
     """The deeper a layer, the more often: depth/n_layers of the last one's share (Huang et al. 2016, eq. 4)."""
 
-    share: float = Field(gt=0, lt=1)
+    share: float = Field(gt=0, lt=1, examples=[0.2])
     """share of the rows that skip a branch of the last layer"""
 
     def equations(self, dims: Dims) -> Equations:

@@ -50,7 +50,7 @@ class _Scored(_Pooled):
 
 
 class Classifier(_Scored, Labelled, kind="classifier"):
-    """One of a few labels for the whole text, from one vector that stands for it."""
+    """One of a few labels for the whole text, from one vector that stands for it (Radford et al. 2018, section 3.2)."""
 
     def equations(self, dims: Dims, embedding: ModelPart | None = None) -> Equations:
         vector, dense = self.scored()

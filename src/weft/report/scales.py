@@ -76,10 +76,10 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
     smallest = min((abs(tick) for tick in ticks if tick), default=1.0)
     if smallest < 1e-3 or largest >= 1e15:
         return [_power(tick) for tick in ticks]
-    if largest >= 10_000:
-        return [_compact(tick, largest) for tick in ticks]
-    decimals = max((len(f"{tick:.6f}".rstrip("0").partition(".")[2]) for tick in ticks), default=0)
     spread = largest / smallest > 100
+    if largest >= 10_000:
+        return [_compact(tick, abs(tick) if spread else largest) for tick in ticks]
+    decimals = max((len(f"{tick:.6f}".rstrip("0").partition(".")[2]) for tick in ticks), default=0)
     return [(f"{tick:,g}" if spread else f"{tick:,.{decimals}f}").replace("-", "−") if tick else "0" for tick in ticks]
 
 
