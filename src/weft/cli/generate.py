@@ -46,7 +46,8 @@ def command(
     seed: Annotated[int | None, typer.Option(help="of the random draws [0]")] = None,
     number: Annotated[int, typer.Option(min=1, help="how many continuations; the best of a search")] = 1,
     beams: Annotated[
-        int | None, typer.Option(help="search for the likeliest text: beginnings that are kept, 1 is greedy [4]")
+        int | None,
+        typer.Option(help="search, as encoder-decoders do: beginnings of texts that are kept, 1 is greedy [4]"),
     ] = None,
     length_penalty: Annotated[
         float | None, typer.Option(help="of a search: 0 favours short texts, 1 hardly [0.6]")

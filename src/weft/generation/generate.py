@@ -38,7 +38,8 @@ def generate(
     encoder, which writes nothing.
     """
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    way = Searching if answers_sources(model) or Searching.asked(options) else Sampling
-    found = answer(model, tokenizer, prompts, load(way, options), use_cache=use_cache)
+    searched = answers_sources(model) or Searching.asked(options)
+    chosen = load(Searching, options) if searched else load(Sampling, options)
+    found = answer(model, tokenizer, prompts, chosen, use_cache=use_cache)
     texts = [best.text for best, *_ in found]
     return texts[0] if isinstance(prompt, str) else texts
