@@ -201,6 +201,8 @@ def test_several_texts_are_drawn_as_so_many_prompts_would_be() -> None:
     alone = answer(model, LETTERS, ["ab", "ab", "d", "d"], options)
     assert [one for each in twice for one in each] == [one for (one,) in alone]
     assert twice[0][0] != twice[0][1]
+    with pytest.raises(WeftError, match="number = 0: "):
+        answer(model, LETTERS, ["ab"], options, number=0)
 
 
 def test_where_positions_end() -> None:

@@ -50,6 +50,8 @@ def answer(
     """
     options = options or (Searching() if answers_sources(model) else Sampling())
     check_logprobs(logprobs)
+    if number < 1:
+        raise WeftError(f"number = {number}: how many texts after each prompt; 1 or more")
     if isinstance(options, Searching):
         if not use_cache:
             raise WeftError("use_cache = False: a search has no way without the cache")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,12 @@ def pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None, Tensor]:
     alike = bool((lengths_B == longest).all())
     valid_BT = None if alike else torch.arange(longest) < lengths_B[:, None]
     return tokens_BT, valid_BT, lengths_B - 1
+
+
+def on_device(inputs: Inputs, device: torch.device) -> Inputs:
+    """The same batch there."""
+    held = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
+    return replace(inputs, **{name: x.to(device) for name, x in held.items() if isinstance(x, Tensor)})
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from weft.errors import WeftError
-from weft.generation.forward import evaluating, no_numbers
+from weft.generation.forward import evaluating, no_numbers, on_device
 from weft.models.transformer import Transformer
 from weft.nn.context import Inputs
 
@@ -83,7 +83,8 @@ def read(
     device = next(model.parameters()).device
     text_BT = torch.tensor([[*beginning, *tokens]], device=device)
     with evaluating(list(model.modules())), torch.no_grad():
-        x_BTD = model(text_BT[:, :-1], source=source).x_BTD
+        given = None if source is None else on_device(source, device)
+        x_BTD = model(text_BT[:, :-1], source=given).x_BTD
         logits_TV: Tensor = model.head("lm")(x_BTD[0, len(beginning) - 1 :])[:, :vocab_size]
     if not logits_TV.amax(-1).isfinite().all():
         raise no_numbers()

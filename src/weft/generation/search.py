@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from weft.errors import WeftError
-from weft.generation.forward import evaluating, next_logits, no_numbers
+from weft.generation.forward import evaluating, next_logits, no_numbers, on_device
 from weft.generation.stops import Ending
 from weft.generation.texts import RowText
 from weft.models.transformer import Transformer
@@ -88,7 +88,7 @@ def search(
     ]
     alive, live = list(range(rows)), [each.filled(1) for each in searches]
     fed, cache = beginnings, model.new_cache(rows)
-    given = None if source is None else _on(source, next(model.parameters()).device)
+    given = None if source is None else on_device(source, next(model.parameters()).device)
     with evaluating(list(model.modules())), torch.no_grad():
         while alive:
             logits_BV = next_logits(model, fed, cache, given)[:, :vocab_size]
@@ -200,11 +200,6 @@ class _Search:
         penalty = length_penalty_of(self.max_tokens, self.strength)
         cut = [Hypothesis(each.tokens, each.log_p, each.log_p / penalty, False) for each in self.live]
         return [*self.ended, *cut][: self.number]
-
-
-def _on(source: Inputs, device: torch.device) -> Inputs:
-    held = {field.name: getattr(source, field.name) for field in fields(source)}
-    return replace(source, **{name: x.to(device) for name, x in held.items() if isinstance(x, Tensor)})
 
 
 def _check(
