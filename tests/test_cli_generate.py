@@ -3,6 +3,8 @@
 import inspect
 import io
 import json
+import math
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -96,14 +98,15 @@ def test_prompt_and_continuation_are_one_text(run: Any) -> None:
 
 
 def test_every_option_arrives(run: Any) -> None:
-    options = ["--temperature", "0", "--top-k", "3", "--top-p", "0.5", "--min-p", "0.1", "--repetition-penalty", "1.5",
-               "--seed", "7", "--max-tokens", "9", "--stop", "hi", "--stop", r"\n"]  # fmt: skip
+    options = ["--temperature", "0", "--top-k", "3", "--top-p", "0.5", "--min-p", "0.1", "--typical-p", "0.9",
+               "--eta-cutoff", "0.01", "--repetition-penalty", "1.5", "--seed", "7", "--max-tokens", "9",
+               "--stop", "hi", "--stop", r"\n"]  # fmt: skip
     out, err, code = run("--prompt", "ab", "--json", *options)
     said = json.loads(out)
     assert (said["model"], said["prompt"], err, code) == ("runs/demo", "ab", "", 0)
     assert said["sampling"] == {
-        "temperature": 0, "top_k": 3, "top_p": 0.5, "min_p": 0.1, "repetition_penalty": 1.5, "max_tokens": 9,
-        "stop": ["hi", "\n"], "seed": 7,
+        "temperature": 0, "top_k": 3, "top_p": 0.5, "min_p": 0.1, "typical_p": 0.9, "eta_cutoff": 0.01,
+        "repetition_penalty": 1.5, "max_tokens": 9, "stop": ["hi", "\n"], "seed": 7,
     }  # fmt: skip
     assert said["texts"] == [{"text": "cdefg", "tokens": 7, "finish": "stop"}]
     assert said["tokens_per_second"] > 0
@@ -150,7 +153,18 @@ def test_rows_that_end_early_wait_for_those_before_them(capsys: pytest.CaptureFi
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("option", ["--temperature=-1", "--top-p=0", "--max-tokens=0"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--temperature=-1",
+        "--top-p=0",
+        "--typical-p=2",
+        "--eta-cutoff=1",
+        "--max-tokens=0",
+        "--beams=0",
+        "--logprobs=-1",
+    ],
+)
 def test_options_without_sense_are_refused(run: Any, option: str) -> None:
     name = option.removeprefix("--").replace("-", "_", 1).partition("=")[0]
     with pytest.raises(WeftError, match=f"{name} = "):
@@ -237,10 +251,12 @@ def test_an_encoder_decoder_answers(run: Any) -> None:
 def test_how_an_answer_was_searched_stands_beside_it(run: Any) -> None:
     options = ["--beams", "3", "--length-penalty", "0.5", "--max-tokens", "9"]
     said = json.loads(run("--prompt", "hello", "--json", *options, name="runs/greeter")[0])
-    assert said["searching"] == {"beams": 3, "length_penalty": 0.5, "max_tokens": 9}
-    assert said["texts"] == [{"text": "hi", "tokens": 3, "finish": "end"}]
+    assert said["searching"] == {"beams": 3, "length_penalty": 0.5, "max_tokens": 9, "stop": []}
+    (text,) = said["texts"]
+    assert (text.pop("log_probability"), text.pop("score")) == (pytest.approx(0, abs=1e-6), pytest.approx(0, abs=1e-6))
+    assert text == {"text": "hi", "tokens": 3, "finish": "end"}
     cut = json.loads(run("--prompt", "hello", "--json", "--max-tokens", "1", "--beams", "1", name="runs/greeter")[0])
-    assert cut["texts"] == [{"text": "h", "tokens": 1, "finish": "length"}]
+    assert cut["texts"][0].items() >= {"text": "h", "tokens": 1, "finish": "length"}.items()
 
 
 def test_search_options_have_the_defaults_that_the_help_says() -> None:
@@ -249,15 +265,70 @@ def test_search_options_have_the_defaults_that_the_help_says() -> None:
         assert f"[{Searching.model_fields[name].default}]" in parameters[name].annotation.__metadata__[0].help
 
 
-def test_options_of_the_other_kind_of_model_are_refused(run: Any) -> None:
+def test_a_decoder_searches_where_beams_are_asked_for(run: Any) -> None:
+    assert run("--prompt", "ab", "--max-tokens", "3", "--beams", "2") == ("abcde\n", "", 0)
+    assert run("--prompt", "ab", "--length-penalty", "1", "--stop", "fg")[0] == "abcde\n"
+    out, _, _ = run("--prompt", "ab", "--max-tokens", "1", "--beams", "3", "--number", "2")
+    assert out.startswith("--- 1 of 2 ---\nabc\n--- 2 of 2 ---\nab")
+    said = json.loads(run("--prompt", "ab", "--max-tokens", "1", "--beams", "3", "--number", "3", "--json")[0])
+    assert said["searching"] == {"beams": 3, "length_penalty": 0.6, "max_tokens": 1, "stop": []}
+    scores = [text["score"] for text in said["texts"]]
+    assert scores == sorted(scores, reverse=True)
+    assert len(scores) == 3
+
+
+def test_what_a_search_does_not_know_is_refused(run: Any) -> None:
     with pytest.raises(WeftError, match=r"^--temperature, --top-k: this model answers by a search .* leave them out$"):
         run("--prompt", "a", "--temperature", "0.5", "--top-k", "3", name="runs/greeter")
-    with pytest.raises(WeftError, match=r"^--number: this model answers by a search .* leave it out$"):
-        run("--prompt", "a", "--number", "2", name="runs/greeter")
-    with pytest.raises(WeftError, match=r"^--beams: this model is a decoder: .* leave it out$"):
-        run("--prompt", "a", "--beams", "2")
+    with pytest.raises(WeftError, match=r"^--typical-p: a search \(--beams, .*\) draws nothing; leave it out$"):
+        run("--prompt", "a", "--beams", "2", "--typical-p", "0.5")
+    with pytest.raises(WeftError, match="number = 3: a search with beams = 2"):
+        run("--prompt", "a", "--number", "3", "--beams", "2")
     with pytest.raises(WeftError, match="beams = 0: should be"):
         run("--prompt", "a", "--beams", "0", name="runs/greeter")
+
+
+# --- how probable each token was ---
+
+
+def test_a_table_tells_how_probable_each_token_was(run: Any) -> None:
+    options = ["--prompt", "\x07", "--max-tokens", "4", "--logprobs", "2", "--temperature", "0"]
+    out, err, code = run(*options)
+    assert (err, code) == ("", 0)
+    assert out.splitlines()[-7:] == [
+        "",
+        "token   log-probability  probability  rank  likeliest",
+        "'\\x08'            0.000        100 %     1  '\\x08' 100 %  '\\x00' 0.0 %",
+        "'\\t'              0.000        100 %     1  '\\t' 100 %  '\\x00' 0.0 %",
+        "'\\n'              0.000        100 %     1  '\\n' 100 %  '\\x00' 0.0 %",
+        "'\\x0b'            0.000        100 %     1  '\\x0b' 100 %  '\\x00' 0.0 %",
+        "4 tokens, 0.000 nats together: perplexity 1.00",
+    ]
+
+
+def test_a_table_for_each_text_and_what_it_was_drawn_with(run: Any) -> None:
+    out, _, _ = run("--prompt", "ab", "--max-tokens", "2", "--logprobs", "0", "--number", "2", "--temperature", "90")
+    _, first, second = re.split(r"\n\n--- \d of 2 ---\n", out)
+    for part in (first, second):
+        heads, *tokens, total = part.rstrip().splitlines()
+        assert heads.split() == ["token", "log-probability", "probability", "rank", "drawn", "with"]
+        assert len(tokens) == 2
+        assert total.startswith("2 tokens, -")
+    assert run("--prompt", "hello", "--logprobs", "1", name="runs/greeter")[0].splitlines()[-3].startswith("'i' ")
+
+
+def test_json_holds_how_probable_each_token_was(run: Any) -> None:
+    said = json.loads(run("--prompt", "ab", "--max-tokens", "2", "--logprobs", "2", "--json")[0])
+    first, second = said["texts"][0]["logprobs"]
+    assert (first["text"], second["text"]) == ("c", "d")
+    assert first["log_probability"] == pytest.approx(-256 * math.exp(-100), abs=1e-12)
+    assert (first["token"], first["rank"], first["drawn"]) == (ord("c"), 1, pytest.approx(0, abs=1e-6))
+    assert [other["token"] for other in first["alternatives"]] == [ord("c"), 0]
+    assert first["alternatives"][1] == {"token": 0, "text": "\0", "log_probability": pytest.approx(-100)}
+    assert "logprobs" not in json.loads(run("--prompt", "ab", "--max-tokens", "2", "--json")[0])["texts"][0]
+    answer = json.loads(run("--prompt", "hello", "--logprobs", "1", "--json", name="runs/greeter")[0])["texts"][0]
+    assert [word["text"] for word in answer["logprobs"]] == ["h", "i", "<|end|>"]
+    assert all("drawn" not in word for word in answer["logprobs"])
 
 
 def test_an_encoder_writes_nothing(run: Any) -> None:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from weft.generation.search import search
 from weft.models.build import build
 from weft.models.transformer import Transformer
 from weft.nn import IGNORE, Inputs
@@ -131,6 +132,33 @@ def test_greedy_text_token_for_token(use_cache: bool) -> None:
             text = torch.cat([text, step], dim=1)
     assert torch.equal(text, expected)
     assert len(text[:, 5:].unique()) > 5, "the same few tokens over and over prove little"
+
+
+@pytest.mark.parametrize(("beams", "number"), [(1, 1), (2, 2), (3, 3), (5, 3)])
+def test_beam_search_text_for_text(beams: int, number: int) -> None:
+    """Without a length penalty, theirs being another formula; prompts of unequal lengths, padded on the left there.
+
+    Theirs lets a text that was cut win where it is likelier, ours one that ended: with these ends nothing hangs on it.
+    """
+    mine, theirs = pair(torch.float64)
+    prompts = [row[:length].tolist() for row, length in zip(sample(4, 9), (5, 9, 2, 7), strict=True)]
+    padded_BT = torch.tensor([[0] * (9 - len(prompt)) + prompt for prompt in prompts])
+    valid_BT = torch.arange(9) >= torch.tensor([[9 - len(prompt)] for prompt in prompts])
+    finished = set()
+    for end in (9, 93):
+        expected_NT = theirs.generate(
+            padded_BT, attention_mask=valid_BT.long(), max_new_tokens=20, num_beams=beams, num_return_sequences=number,
+            do_sample=False, length_penalty=0.0, early_stopping="never" if beams > 1 else False, eos_token_id=end,
+            pad_token_id=0,
+        )[:, 9:]  # fmt: skip
+        found = search(mine, prompts, end=end, max_tokens=20, beams=beams, length_penalty=0.0, number=number)
+        ours = [one for each in found for one in each]
+        assert len(ours) == 4 * number
+        for text, one in zip(expected_NT.tolist(), ours, strict=True):
+            assert one.finished == (end in text)
+            assert list(one.tokens) == (text[: text.index(end)] if one.finished else text)
+            finished.add(one.finished)
+    assert finished == {True, False}
 
 
 def test_the_preset_has_as_many_parameters_as_gpt2() -> None:

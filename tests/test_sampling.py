@@ -1,7 +1,7 @@
 """Sampling: each step keeps exactly the right tokens, draws have the right frequencies, streams repeat and differ."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -14,9 +14,11 @@ from weft.generation.sampling import (
     Sampling,
     chain,
     draw,
+    keep_eta,
     keep_min_p,
     keep_top_k,
     keep_top_p,
+    keep_typical_p,
     penalize_repetition,
     scale,
 )
@@ -73,6 +75,92 @@ def test_min_p_of_one_keeps_all_that_are_likeliest() -> None:
     assert kept(keep_min_p(torch.tensor([[5.0, 1.0, 5.0]]), 1.0)) == [0, 2]
 
 
+def probabilities_of(scores: Sequence[float]) -> list[float]:
+    """The softmax, in plain floats."""
+    powers = [math.exp(score - max(scores)) for score in scores]
+    return [power / math.fsum(powers) for power in powers]
+
+
+def entropy_of(probabilities: Sequence[float]) -> float:
+    return -math.fsum(p * math.log(p) for p in probabilities if p > 0)
+
+
+def typical_by_hand(scores: Sequence[float], mass: float) -> list[int]:
+    """Meister et al. 2022: the tokens nearest to the expected surprise, until they have so much probability."""
+    probabilities = probabilities_of(scores)
+    entropy, together, found = entropy_of(probabilities), 0.0, []
+    possible = [token for token, p in enumerate(probabilities) if p > 0]
+    for token in sorted(possible, key=lambda token: (abs(entropy + math.log(probabilities[token])), token)):
+        found.append(token)
+        together += probabilities[token]
+        if together >= mass:
+            break
+    return sorted(found)
+
+
+def eta_by_hand(scores: Sequence[float], epsilon: float) -> list[int]:
+    """Hewitt et al. 2022: tokens above min(epsilon, sqrt(epsilon) exp(-entropy)), or else the likeliest."""
+    probabilities = probabilities_of(scores)
+    eta = min(epsilon, math.sqrt(epsilon) * math.exp(-entropy_of(probabilities)))
+    return [token for token, p in enumerate(probabilities) if p > eta or p == max(probabilities)]
+
+
+BY_HAND = {keep_typical_p: typical_by_hand, keep_eta: eta_by_hand}
+
+
+@pytest.mark.parametrize("keep", BY_HAND, ids=lambda keep: keep.__name__)
+def test_typical_and_eta_keep_what_the_papers_say(keep: Callable[[Tensor, float], Tensor]) -> None:
+    """Flat and steep rows, some tokens impossible; what is kept keeps its score."""
+    generator, sizes = torch.Generator().manual_seed(0), set()
+    for spread in (0.1, 1.0, 4.0, 30.0):
+        logits_BV = spread * torch.randn(8, 40, generator=generator)
+        logits_BV[3:, ::7] = -math.inf
+        for share in (1e-4, 0.01, 0.2, 0.6, 0.95, 0.999):
+            after_BV = keep(logits_BV, share)
+            for row_V, after_V in zip(logits_BV, after_BV, strict=True):
+                assert after_V.isfinite().nonzero()[:, 0].tolist() == BY_HAND[keep](row_V.tolist(), share)
+                assert torch.equal(after_V[after_V.isfinite()], row_V[after_V.isfinite()])
+                sizes.add(int(after_V.isfinite().sum()))
+    assert {1, 34, 40} < sizes, "one token, all that are possible, all"
+
+
+def test_typical_and_eta_are_hugging_face_s() -> None:
+    theirs = pytest.importorskip("transformers.generation.logits_process")
+    logits_BV = 3 * torch.randn(50, 100, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for share in (0.001, 0.05, 0.3, 0.9, 0.99):
+        assert torch.equal(keep_typical_p(logits_BV, share), theirs.TypicalLogitsWarper(share)(None, logits_BV))
+        assert torch.equal(keep_eta(logits_BV, share), theirs.EtaLogitsWarper(share)(None, logits_BV))
+
+
+def test_typical_may_rule_out_the_likeliest_and_of_equals_keeps_the_lower_ids() -> None:
+    # entropy 1.75 nats; surprises 0.92 (of 0.4) and 2.30 (of 0.1): the rare ones are nearer to what is expected
+    logits_BV = scores(0.1, 0.4, 0.1, 0.1, 0.1, 0.1, 0.1)
+    assert kept(keep_typical_p(logits_BV, 0.05)) == [0]
+    assert kept(keep_typical_p(logits_BV, 0.25)) == [0, 2, 3]
+    assert kept(keep_typical_p(logits_BV, 0.55)) == [0, 2, 3, 4, 5, 6]
+    assert kept(keep_typical_p(logits_BV, 0.7)) == list(range(7))
+    even_BV = torch.zeros(1, 1000)
+    assert kept(keep_typical_p(even_BV, 0.25)) == list(range(250))
+    assert kept(keep_typical_p(even_BV, 1e-9)) == [0]
+    assert len(kept(keep_typical_p(even_BV, 1.0))) == 1000
+
+
+def test_eta_keeps_all_of_many_equals_and_more_the_less_is_certain() -> None:
+    assert len(kept(keep_eta(torch.zeros(1, 50_000), 0.999999))) == 50_000, "each has less than epsilon"
+    # the same 1 % beside one sure token, and beside twenty likely ones
+    sure, unsure = [0.97, 0.01, 0.01, 0.01], [0.01, *[0.99 / 20] * 20]
+    assert kept(keep_eta(scores(*sure), 0.02)) == [0]
+    assert len(kept(keep_eta(scores(*unsure), 0.02))) == 21
+
+
+@pytest.mark.parametrize("keep", BY_HAND, ids=lambda keep: keep.__name__)
+def test_the_only_possible_token_stays(keep: Callable[[Tensor, float], Tensor]) -> None:
+    alone_BV = torch.tensor([[-math.inf, -3.0, -math.inf], [-1000.0, 1000.0, -math.inf]])
+    for share in (1e-9, 0.5, 1 - 1e-16):
+        assert keep(alone_BV, share).isfinite().tolist()[0] == [False, True, False]
+        assert keep(alone_BV, share)[1].softmax(-1).tolist() == [0.0, 1.0, 0.0]
+
+
 def test_repetition_penalty_lowers_seen_tokens_whatever_their_sign() -> None:
     logits_BV = torch.tensor([[2.0, -2.0, 0.0, 2.0, -2.0], [2.0, -2.0, 0.0, 2.0, -2.0]])
     seen_BV = torch.tensor([[True, True, True, False, False], [False, False, False, True, True]])
@@ -109,6 +197,13 @@ def test_the_steps_come_in_the_documented_order() -> None:
     assert kept(chain(logits_BV + 4, Sampling(temperature=1, top_k=1, repetition_penalty=4), seen_BV)) == [2]
     assert kept(chain(logits_BV, Sampling(temperature=1, min_p=0.1))) == [0, 1]
     assert kept(chain(logits_BV, Sampling(temperature=4, min_p=0.1))) == [0, 1, 2, 3]
+    # typical of what min-p left, flattened: entropy 0.91 nats, nearest the second token's surprise of 1.08
+    assert kept(chain(logits_BV, Sampling(temperature=4, top_k=3, typical_p=0.2))) == [1]
+    assert kept(chain(logits_BV, Sampling(temperature=1, typical_p=0.2))) == [0]
+    assert kept(chain(logits_BV, Sampling(temperature=1, eta_cutoff=0.05))) == [0, 1, 2]
+    assert kept(chain(logits_BV, Sampling(temperature=4, eta_cutoff=0.05))) == [0, 1, 2, 3]
+    # eta last: what is left of four equals after top-k has a half each
+    assert kept(chain(torch.zeros(1, 4), Sampling(temperature=1, top_k=2, eta_cutoff=0.9))) == [0, 1]
 
 
 def test_draws_have_the_frequencies_of_the_softmax() -> None:
@@ -177,6 +272,8 @@ def test_scores_that_are_no_numbers_are_refused(bad: float, temperature: float) 
         ({"temperature": math.nan}, ["temperature"]),
         ({"top_p": 0}, ["top_p = 0", "greater than 0"]),
         ({"top_p": 1.5, "min_p": 2, "top_k": 0}, ["top_p = 1.5", "min_p = 2", "top_k = 0"]),
+        ({"typical_p": 0, "eta_cutoff": 1}, ["typical_p = 0", "greater than 0", "eta_cutoff = 1", "less than 1"]),
+        ({"typical_p": 1.01, "eta_cutoff": 0}, ["typical_p = 1.01", "eta_cutoff = 0"]),
         ({"stop": ["a", ""]}, ["stop", "empty"]),
         ({"temprature": 1}, ["did you mean 'temperature'"]),
     ],

@@ -41,6 +41,13 @@ def sources(model: Transformer, *lengths: int, seed: int = 0) -> Inputs:
     return Inputs(tokens_BT=tokens_BT, valid_BT=torch.arange(max(lengths)) < torch.tensor(lengths)[:, None])
 
 
+def best(model: Transformer, source: Inputs, **options: Any) -> list[Hypothesis]:
+    """The best answer to each source."""
+    found = search(model, [[START]] * source.shape[0], source=source, end=END, **options)
+    assert {len(each) for each in found} == {1}
+    return [each[0] for each in found]
+
+
 def alone(source: Inputs, row: int) -> Tensor:
     """One source without its padding."""
     assert source.tokens_BT is not None
@@ -80,7 +87,7 @@ def same(found: Hypothesis, expected: Hypothesis) -> None:
 def test_a_beam_as_wide_as_everything_finds_the_best_of_all_sequences(strength: float) -> None:
     model = small()
     source = sources(model, 4, 7, 2, 5)
-    found = search(model, source, start=START, end=END, beams=4**4, max_tokens=5, length_penalty=strength)
+    found = best(model, source, beams=4**4, max_tokens=5, length_penalty=strength)
     for row, each in enumerate(found):
         same(each, best_of_all(model, alone(source, row), 5, strength))
     assert len({each.tokens for each in found}) > 2, "the same answer to all proves little"
@@ -113,7 +120,7 @@ def slow(model: Transformer, source_BT: Tensor, beams: int, max_tokens: int, str
 def test_narrow_beams_in_a_batch_find_what_each_source_s_own_search_finds(beams: int, strength: float) -> None:
     model = small(vocab_size=9, seed=1)
     source = sources(model, 6, 3, 8, 1, 5, seed=1)
-    found = search(model, source, start=START, end=END, beams=beams, max_tokens=8, length_penalty=strength)
+    found = best(model, source, beams=beams, max_tokens=8, length_penalty=strength)
     for row, each in enumerate(found):
         same(each, slow(model, alone(source, row), beams, 8, strength))
     assert len({len(each.tokens) for each in found}) > 1, "sources leave the batch at different steps"
@@ -129,7 +136,7 @@ def test_one_beam_is_greedy() -> None:
             tokens = (*tokens, int(log_p(model, alone(source, row), tokens).argmax()))
         answers.append(tokens)
     for strength in (0.0, 5.0):
-        found = search(model, source, start=START, end=END, max_tokens=7, length_penalty=strength)
+        found = best(model, source, max_tokens=7, length_penalty=strength)
         assert [each.tokens for each in found] == [tuple(t for t in tokens if t != END) for tokens in answers]
         assert [each.finished for each in found] == [END in tokens for tokens in answers]
     assert {each.finished for each in found} == {True, False}, "some end, some are cut"
@@ -139,7 +146,7 @@ def test_windows_search_as_if_there_were_no_cache() -> None:
     window = {"n_heads": 2, "mask": {"kind": "window", "size": 2}}
     model = small(vocab_size=7, seed=4, end=-9.0, block={"attention": window})
     source = sources(model, 6, 3)
-    found = search(model, source, start=START, end=END, beams=2, max_tokens=22, length_penalty=1.0)
+    found = best(model, source, beams=2, max_tokens=22, length_penalty=1.0)
     for row, each in enumerate(found):
         same(each, slow(model, alone(source, row), 2, 22, 1.0))
     assert max(len(each.tokens) for each in found) > 18, "beyond the ring"
@@ -237,7 +244,7 @@ def test_answers_are_hugging_face_s(witness: Witness, beams: int, end: float) ->
         input_ids=source.tokens_BT, attention_mask=source.valid_BT.long(), num_beams=beams, do_sample=False,
         length_penalty=0.0, max_new_tokens=20, early_stopping="never" if beams > 1 else False,
     )  # fmt: skip
-    found = search(witness.mine, source, start=START, end=END, beams=beams, max_tokens=20, length_penalty=0.0)
+    found = best(witness.mine, source, beams=beams, max_tokens=20, length_penalty=0.0)
     for row, each in enumerate(found):
         text = tuple(expected[row, 1:].tolist())
         ended = END in text
@@ -255,21 +262,21 @@ def test_a_search_goes_on_while_a_longer_answer_may_win() -> None:
     for max_tokens, goes_on in ((4, False), (20, True)):
         one = _Search(END, 2, max_tokens, strength=1.0)
         one.step([(-2.0, 0, END), (-3.0, 0, 2), (-4.0, 0, 3)])
-        assert one.best == Hypothesis((), -2.0, -2.0, True)
+        assert one.ended == [Hypothesis((), -2.0, -2.0, True)]
         # -3 over a penalty of (5 + 4) / 6 is -2, no better than -2; of (5 + 20) / 6 it is -0.72
         assert one.goes_on() == goes_on
     one.step([(-3.1, 0, END), (-3.5, 0, 4)])
-    assert one.best.tokens == (), "-3.1 over (5 + 2) / 6 is worse than -2"
+    assert one.ended[0].tokens == (), "-3.1 over (5 + 2) / 6 is worse than -2"
     strong = _Search(END, 2, 20, strength=3.0)
     strong.step([(-2.0, 0, END), (-3.0, 0, 2), (-4.0, 0, 3)])
     strong.step([(-3.1, 0, END), (-3.5, 0, 4)])
-    assert strong.best == Hypothesis((2,), -3.1, -3.1 / (7 / 6) ** 3, True), "better than -2 there"
+    assert strong.ended == [Hypothesis((2,), -3.1, -3.1 / (7 / 6) ** 3, True)], "better than -2 there"
 
 
 def test_only_the_likeliest_half_may_end() -> None:
     one = _Search(END, 2, 9, strength=0.0)
     one.step([(-1.0, 0, 2), (-2.0, 0, 3), (-2.5, 0, END), (-3.0, 0, 4)])
-    assert one.best is None
+    assert not one.ended
     assert [live.tokens for live in one.live] == [(2,), (3,)]
 
 
@@ -277,7 +284,7 @@ def test_the_search_ends_as_soon_as_nothing_better_can_come() -> None:
     model, steps = small(vocab_size=9, seed=1, end=3.0), list[int]()
     model.register_forward_pre_hook(lambda *given: steps.append(1))
     source = sources(model, 6, 3, 8, 1, 5, seed=1)
-    found = search(model, source, start=START, end=END, beams=3, max_tokens=30, length_penalty=0.6)
+    found = best(model, source, beams=3, max_tokens=30, length_penalty=0.6)
     assert max(len(each.tokens) for each in found) < len(steps) < 30
 
 
@@ -285,31 +292,31 @@ def test_the_search_ends_as_soon_as_nothing_better_can_come() -> None:
 def test_scores_are_taken_in_float32(dtype: torch.dtype) -> None:
     model = small(vocab_size=9, end=3.0).float()
     model.compute_dtype = dtype
-    (found,) = search(model, sources(model, 4), start=START, end=END, beams=2, max_tokens=6)
+    (found,) = best(model, sources(model, 4), beams=2, max_tokens=6)
     assert found.score == pytest.approx(found.log_probability / length_penalty_of(len(found.tokens) + 1, 0.6))
     assert math.exp(found.log_probability) < 1
     logits_BV = torch.full((1, 3), 100.0, dtype=dtype)
-    ((best, *_),) = _best([[0.0]], logits_BV, 1)
-    assert best[0] == pytest.approx(-math.log(3), rel=1e-6), "bfloat16 would say -1.1015625"
+    ((first, *_),) = _best([[0.0]], logits_BV, 1)
+    assert first[0] == pytest.approx(-math.log(3), rel=1e-6), "bfloat16 would say -1.1015625"
 
 
 def test_a_padded_head_s_tokens_are_never_chosen() -> None:
     model = small(vocab_size=9, seed=2)
     with torch.no_grad():
         model.heads["lm"].projection.weight[6:] = 10 * model.heads["lm"].projection.weight[2:5]
-    options = {"start": START, "end": END, "beams": 3, "max_tokens": 8}
+    options = {"beams": 3, "max_tokens": 8}
     source = Inputs(tokens_BT=torch.tensor([[2, 3, 4], [3, 5, 2]]))
-    assert any(token >= 6 for each in search(model, source, **options) for token in each.tokens)
-    assert all(token < 6 for each in search(model, source, **options, vocab_size=6) for token in each.tokens)
+    assert any(token >= 6 for each in best(model, source, **options) for token in each.tokens)
+    assert all(token < 6 for each in best(model, source, **options, vocab_size=6) for token in each.tokens)
 
 
 def test_a_model_in_training_searches_without_dropout_and_trains_on() -> None:
     model = small(vocab_size=9)
     model.decoder.dropout = 0.9
     source = sources(model, 4, 6)
-    calm = search(model, source, start=START, end=END, beams=2, max_tokens=6)
+    calm = best(model, source, beams=2, max_tokens=6)
     model.train()
-    assert search(model, source, start=START, end=END, beams=2, max_tokens=6) == calm
+    assert best(model, source, beams=2, max_tokens=6) == calm
     assert all(module.training for module in model.modules())
 
 
@@ -318,6 +325,8 @@ REFUSED = [
     ({"max_tokens": 0}, "max_tokens = 0"),
     ({"length_penalty": -1.0}, "length_penalty = -1.0"),
     ({"length_penalty": math.nan}, "length_penalty = nan"),
+    ({"beams": 2, "number": 3}, "number = 3: a search with beams = 2 finds from 1 to 2"),
+    ({"beams": 2, "number": 0}, "number = 0: a search with beams = 2"),
 ]
 
 
@@ -325,18 +334,18 @@ REFUSED = [
 def test_what_makes_no_sense_is_refused(options: dict[str, Any], said: str) -> None:
     model = small()
     with pytest.raises(WeftError, match=said):
-        search(model, sources(model, 3), **{"start": START, "end": END, "max_tokens": 4, **options})
+        best(model, sources(model, 3), **{"max_tokens": 4, **options})
 
 
 def test_models_that_cannot_answer_are_refused() -> None:
     decoder = small_decoder()
-    with pytest.raises(WeftError, match="it needs an encoder-decoder"):
-        search(decoder, sources(decoder, 3), start=START, end=END, max_tokens=4)
+    with pytest.raises(WeftError, match="nothing reads a source"):
+        best(decoder, sources(decoder, 3), max_tokens=4)
     limited = small(positions="learned")
     with pytest.raises(WeftError, match="max_tokens = 33: the decoder's positions end at 32"):
-        search(limited, sources(limited, 3), start=START, end=END, max_tokens=33)
+        best(limited, sources(limited, 3), max_tokens=33)
     damaged = small()
     with torch.no_grad():
         damaged.heads["lm"].projection.weight[3] = math.nan
     with pytest.raises(WeftError, match="not finite numbers"):
-        search(damaged, sources(damaged, 3), start=START, end=END, beams=2, max_tokens=4)
+        best(damaged, sources(damaged, 3), beams=2, max_tokens=4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
@@ -13,7 +13,7 @@ import typer
 from weft.errors import WeftError
 
 if TYPE_CHECKING:
-    from weft.generation import Piece, Sampling, Searching
+    from weft.generation import Hypothesis, Likelihood, Piece, Sampling, Searching
     from weft.models.transformer import Transformer
     from weft.text.tokenizers import Tokenizer
 
@@ -32,18 +32,28 @@ def command(
         float | None, typer.Option(help="choose among the fewest tokens that have this probability together")
     ] = None,
     min_p: Annotated[float | None, typer.Option(help="least probability, as a share of the likeliest token's")] = None,
+    typical_p: Annotated[
+        float | None, typer.Option(help="as --top-p, but those tokens first that surprise as much as is expected")
+    ] = None,
+    eta_cutoff: Annotated[
+        float | None, typer.Option(help="least probability, lower where many tokens are likely; such as 0.002")
+    ] = None,
     repetition_penalty: Annotated[float | None, typer.Option(help="above 1, what was said is said less [1.0]")] = None,
     stop: Annotated[
         list[str] | None,
         typer.Option(metavar="TEXT", help=r"a string that ends the text (\n: a line's end); may be repeated"),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="of the random draws [0]")] = None,
-    number: Annotated[int, typer.Option(min=1, help="how many continuations")] = 1,
+    number: Annotated[int, typer.Option(min=1, help="how many continuations; the best of a search")] = 1,
     beams: Annotated[
-        int | None, typer.Option(help="an encoder-decoder's: beginnings of answers that are kept, 1 is greedy [4]")
+        int | None,
+        typer.Option(help="search, as encoder-decoders do: beginnings of texts that are kept, 1 is greedy [4]"),
     ] = None,
     length_penalty: Annotated[
-        float | None, typer.Option(help="an encoder-decoder's: 0 favours short answers, 1 hardly [0.6]")
+        float | None, typer.Option(help="of a search: 0 favours short texts, 1 hardly [0.6]")
+    ] = None,
+    logprobs: Annotated[
+        int | None, typer.Option(metavar="K", help="tell how probable each token was, and the K likeliest")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
     plugins: Annotated[list[str] | None, typer.Option(help="a Python file with parts of your own, to be run")] = None,
@@ -54,14 +64,17 @@ def command(
     from weft.config import load
     from weft.config.plugins import load_plugins
     from weft.generation import Sampling, Searching, answers_sources
+    from weft.generation.likelihood import check_logprobs
     from weft.hub import load_model
 
     strings = [string.replace("\\n", "\n").replace("\\t", "\t") for string in stop or ()]
     options = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
-               "repetition_penalty": repetition_penalty, "stop": strings or None, "seed": seed}  # fmt: skip
-    ways = {"max_tokens": max_tokens, "beams": beams, "length_penalty": length_penalty}
+               "typical_p": typical_p, "eta_cutoff": eta_cutoff, "repetition_penalty": repetition_penalty,
+               "stop": strings or None, "seed": seed}  # fmt: skip
+    ways = {"max_tokens": max_tokens, "stop": strings or None, "beams": beams, "length_penalty": length_penalty}
     sampling = load(Sampling, {name: value for name, value in options.items() if value is not None})
     searching = load(Searching, {name: value for name, value in ways.items() if value is not None})
+    check_logprobs(logprobs)
     if number > 1 and sampling.greedy:
         raise WeftError(f"--number {number} with --temperature 0: the likeliest text is the same each time")
     load_plugins(plugins or ())
@@ -70,13 +83,13 @@ def command(
     machines.set_threads(None)
     loaded, tokenizer = load_model(model, place)
     writer: Answering
-    if answers_sources(loaded):
-        given = {**options, "number": number if number > 1 else None}
-        _refuse(given, ways, "answers by a search (--beams), and draws nothing")
-        writer = Translator(loaded, tokenizer, searching)
+    answers = answers_sources(loaded)
+    if answers or Searching.asked(ways):
+        why = "this model answers by a search (--beams), which" if answers else "a search (--beams, --length-penalty)"
+        _refuse(options, ways, f"{why} draws nothing")
+        writer = Searcher(loaded, tokenizer, searching, number, logprobs)
     else:
-        _refuse(ways, options, "is a decoder: it continues a text, and searches for nothing")
-        writer = Writer(loaded, tokenizer, sampling, number)
+        writer = Writer(loaded, tokenizer, sampling, number, logprobs)
     if prompt is None and sys.stdin.isatty() and not as_json:
         _converse(writer)
         return
@@ -84,18 +97,18 @@ def command(
     asked = {"model": model, "prompt": prompt, **writer.asked()}
     answer = writer.answer(prompt, aloud=not as_json)
     if as_json:
-        typer.echo(json.dumps({**asked, **answer.report()}, ensure_ascii=False, indent=2))
+        typer.echo(json.dumps({**asked, **answer.report(tokenizer)}, ensure_ascii=False, indent=2))
     if answer.interrupted:
         raise typer.Exit(130)
 
 
 def _refuse(given: dict[str, Any], understood: dict[str, Any], reason: str) -> None:
-    """Raises WeftError for options that this kind of model does not understand."""
+    """Raises WeftError for options that are not understood here."""
     wrong = [
         f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None and name not in understood
     ]
     if wrong:
-        raise WeftError(f"{', '.join(wrong)}: this model {reason}; leave {'it' if len(wrong) == 1 else 'them'} out")
+        raise WeftError(f"{', '.join(wrong)}: {reason}; leave {'it' if len(wrong) == 1 else 'them'} out")
 
 
 @dataclass
@@ -105,6 +118,19 @@ class Row:
     text: str = ""
     tokens: int = 0
     finish: str | None = None
+    told: list[Likelihood] = field(default_factory=list)
+    """how probable each token was, where that is asked for"""
+    found: Hypothesis | None = None
+    """how a search found it"""
+
+    def report(self, tokenizer: Tokenizer) -> dict[str, Any]:
+        """As JSON."""
+        from weft.cli.generate_table import entries
+
+        said: dict[str, Any] = {"text": self.text, "tokens": self.tokens, "finish": self.finish}
+        if self.found is not None:
+            said |= {"log_probability": self.found.log_probability, "score": self.found.score}
+        return {**said, "logprobs": entries(self.told, tokenizer)} if self.told else said
 
 
 @dataclass
@@ -125,10 +151,10 @@ class Answer:
         """New tokens by the clock, reading the prompt included."""
         return self.tokens / max(self.seconds, 1e-9)
 
-    def report(self) -> dict[str, Any]:
+    def report(self, tokenizer: Tokenizer) -> dict[str, Any]:
         """As JSON."""
         speed = {"seconds": round(self.seconds, 3), "tokens_per_second": round(self.tokens_per_second, 1)}
-        return {"texts": [asdict(row) for row in self.rows], "interrupted": self.interrupted, **speed}
+        return {"texts": [row.report(tokenizer) for row in self.rows], "interrupted": self.interrupted, **speed}
 
 
 class Answering(Protocol):
@@ -144,11 +170,19 @@ class Answering(Protocol):
 class Writer:
     """A decoder that continues prompts."""
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer, sampling: Sampling, number: int) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        sampling: Sampling,
+        number: int = 1,
+        logprobs: int | None = None,
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.sampling = sampling
         self.number = number
+        self.logprobs = logprobs
 
     def answer(self, prompt: str, *, aloud: bool) -> Answer:
         """Continuations of the prompt, shown as they come or not at all; Ctrl-C ends them where they are."""
@@ -158,8 +192,10 @@ class Writer:
         page = Page(prompt, answer.rows)
         start = time.perf_counter()
         try:
-            for piece in stream(self.model, self.tokenizer, [prompt] * self.number, self.sampling):
+            prompts = [prompt] * self.number
+            for piece in stream(self.model, self.tokenizer, prompts, self.sampling, logprobs=self.logprobs):
                 row = answer.rows[piece.row]
+                row.told += [] if piece.likelihood is None else [piece.likelihood]
                 row.text, row.tokens, row.finish = row.text + piece.text, row.tokens + 1, piece.finish
                 answer.seconds = time.perf_counter() - start
                 if aloud:
@@ -168,8 +204,8 @@ class Writer:
             answer.interrupted = True
             if aloud:
                 typer.echo()
-        if aloud and sys.stderr.isatty():
-            _tell_speed(answer)
+        if aloud:
+            _tell(answer, self.tokenizer)
         # the same prompt again gets another answer; --seed 3 begins with the fourth of --seed 0
         self.sampling = self.sampling.model_copy(update={"seed": self.sampling.seed + 1})
         return answer
@@ -178,31 +214,44 @@ class Writer:
         return {"sampling": self.sampling.model_dump(mode="json")}
 
 
-class Translator:
-    """An encoder-decoder that reads a prompt and writes its answer."""
+class Searcher:
+    """A model whose likeliest texts are searched for: it continues a prompt or answers it."""
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer, searching: Searching) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        searching: Searching,
+        number: int = 1,
+        logprobs: int | None = None,
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.searching = searching
+        self.number = number
+        self.logprobs = logprobs
 
     def answer(self, prompt: str, *, aloud: bool) -> Answer:
-        """The likeliest answer that is found, shown when it is whole; Ctrl-C ends the search without one."""
-        from weft.generation import answer as answer_of
+        """The best texts that are found, shown when they are whole; Ctrl-C ends the search without one."""
+        from weft.generation import Piece, answer
 
         start = time.perf_counter()
         try:
-            ((text, found),) = answer_of(self.model, self.tokenizer, [prompt], self.searching)
+            (found,) = answer(
+                self.model, self.tokenizer, [prompt], self.searching, number=self.number, logprobs=self.logprobs
+            )
         except KeyboardInterrupt:
             return Answer([], time.perf_counter() - start, interrupted=True)
-        row = Row(text, len(found.tokens) + found.finished, "end" if found.finished else "length")
-        answer = Answer([row], time.perf_counter() - start)
+        said = Answer([Row() for _ in found], time.perf_counter() - start)
+        page = Page("" if self.model.encoder is not None else prompt, said.rows)
+        for place, (row, one) in enumerate(zip(said.rows, found, strict=True)):
+            row.text, row.tokens, row.finish = one.text, len(one.tokens), one.finish
+            row.told, row.found = list(one.likelihoods), one.found
+            if aloud:
+                page.show(Piece(place, one.tokens[-1], one.text, one.finish))
         if aloud:
-            _say(text)
-            typer.echo()
-            if sys.stderr.isatty():
-                _tell_speed(answer)
-        return answer
+            _tell(said, self.tokenizer)
+        return said
 
     def asked(self) -> dict[str, Any]:
         return {"searching": self.searching.model_dump(mode="json")}
@@ -283,8 +332,19 @@ def _say(text: str, *, dim: bool = False) -> None:
     typer.echo(typer.style(text, dim=True) if dim else text, nl=False)
 
 
-def _tell_speed(answer: Answer) -> None:
-    from weft.report.formats import duration, rate
+def _tell(answer: Answer, tokenizer: Tokenizer) -> None:
+    """How probable the tokens were, where that is asked for; in a terminal the speed, too."""
+    if any(row.told for row in answer.rows):
+        from weft.cli.generate_table import lines
+        from weft.report.terminal import console
 
-    line = f"{answer.tokens} tokens in {duration(answer.seconds)}: {rate(answer.tokens_per_second)}"
-    typer.secho(line, dim=True, err=True)
+        screen = console()
+        for number, row in enumerate(answer.rows, 1):
+            typer.echo(f"\n--- {number} of {len(answer.rows)} ---" if len(answer.rows) > 1 else "")
+            for line in lines(row.told, tokenizer, screen.width):
+                screen.print(line, markup=False, emoji=False, soft_wrap=True)
+    if sys.stderr.isatty():
+        from weft.report.formats import duration, rate
+
+        line = f"{answer.tokens} tokens in {duration(answer.seconds)}: {rate(answer.tokens_per_second)}"
+        typer.secho(line, dim=True, err=True)

@@ -139,16 +139,17 @@ def write_answers(
     """The answer to each row, and its log-probability in nats."""
     end = tokenizer.end_of_document
     with measuring(model) as device:
+        source = source_of(rows, device)
         found = search(
             model,
-            source_of(rows, device),
-            start=end,
+            [[end]] * source.shape[0],
+            source=source,
             end=end,
             beams=beams,
             max_tokens=length,
             vocab_size=tokenizer.vocab_size,
         )
-    return [(tokenizer.decode(best.tokens), best.log_probability) for best in found]
+    return [(tokenizer.decode(best.tokens), best.log_probability) for (best,) in found]
 
 
 def _write(

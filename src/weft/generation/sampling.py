@@ -1,7 +1,7 @@
 """From scores to the next token: a chain of small functions, each of which changes the scores, then one draw.
 
-The order: repetition penalty, temperature, top-k, top-p, min-p. What a step rules out gets the score -inf. V is the
-tokenizer's vocabulary; logits_BV are float32 on the CPU.
+The order: repetition penalty, temperature, top-k, top-p, min-p, typical, eta. What a step rules out gets the score
+-inf; for the next one what is left is all there is. V is the tokenizer's vocabulary; logits_BV are float32 on the CPU.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import math
 from collections.abc import Sequence
 
 import torch
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from weft.config import Section
-from weft.errors import WeftError
+from weft.generation.forward import no_numbers
+from weft.generation.stops import Ending
 from weft.seeds import derive
 
 
-class Sampling(Section):
+class Sampling(Ending):
     """How the next token is chosen, and when a text ends."""
 
     temperature: float = Field(0.8, ge=0, allow_inf_nan=False)
@@ -29,26 +29,14 @@ class Sampling(Section):
     """choose among the fewest tokens that have this probability together"""
     min_p: float | None = Field(None, gt=0, le=1)
     """choose among tokens at least this many times as likely as the likeliest"""
+    typical_p: float | None = Field(None, gt=0, le=1)
+    """choose among the fewest tokens with this probability together, first those that surprise as much as expected"""
+    eta_cutoff: float | None = Field(None, gt=0, lt=1)
+    """choose among tokens with at least this probability, and less where many are likely; 0.0003 to 0.004 are usual"""
     repetition_penalty: float = Field(1.0, ge=0.1, le=10)
     """what the scores of tokens that stand in the text already are lowered by; 1 changes nothing"""
-    max_tokens: PositiveInt | None = None
-    """most new tokens; 256 unless given, or as many as the trained length leaves where that is less"""
-    stop: tuple[str, ...] = ()
-    """strings that end the text, and are cut off"""
     seed: int = 0
     """of the random draws: the same seed, prompt and model give the same text"""
-
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _listed(cls, stop: object) -> object:
-        return (stop,) if isinstance(stop, str) else stop
-
-    @field_validator("stop")
-    @classmethod
-    def _check_stop(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
-        if "" in stop:
-            raise ValueError("an empty stop string would end every text at once")
-        return stop
 
     @property
     def greedy(self) -> bool:
@@ -89,14 +77,50 @@ def keep_top_p(logits_BV: Tensor, p: float) -> Tensor:
     """
     if p == 1:  # by rounding, the last ones may have nothing left to add
         return logits_BV
-    sorted_BV, order_BV = logits_BV.double().softmax(-1).sort(dim=-1, descending=True, stable=True)
-    before_BV = sorted_BV.cumsum(-1) - sorted_BV
-    return _only(logits_BV, torch.zeros_like(order_BV, dtype=torch.bool).scatter(-1, order_BV, before_BV < p))
+    p_BV = logits_BV.double().softmax(-1)
+    return _only(logits_BV, _first(p_BV, p_BV.argsort(dim=-1, descending=True, stable=True), p))
 
 
 def keep_min_p(logits_BV: Tensor, p: float) -> Tensor:
     """Rule out tokens less than p times as likely as the likeliest (Nguyen et al. 2024, "min-p sampling")."""
     return _only(logits_BV, logits_BV >= logits_BV.amax(-1, keepdim=True) + math.log(p))
+
+
+def keep_typical_p(logits_BV: Tensor, p: float) -> Tensor:
+    """Rule out all but the fewest most typical tokens that have probability p together, at least one.
+
+    Typical is a token whose surprise -ln p(token) is near the expected one, the entropy: the likeliest may go, and the
+    rarest do. Meister et al. 2022, "Locally Typical Sampling" (arXiv 2202.00666); of equals, lower ids come first.
+    """
+    if p == 1:
+        return logits_BV
+    log_p_BV, entropy_B1 = _log_p_and_entropy(logits_BV)
+    order_BV = (log_p_BV + entropy_B1).abs().argsort(dim=-1, stable=True)
+    return _only(logits_BV, _first(log_p_BV.exp(), order_BV, p))
+
+
+def keep_eta(logits_BV: Tensor, epsilon: float) -> Tensor:
+    """Rule out tokens with no more than eta = min(epsilon, sqrt(epsilon) exp(-entropy)), but never the likeliest.
+
+    Hewitt et al. 2022, "Truncation Sampling as Language Model Desmoothing" (arXiv 2210.15191): eta-sampling, with
+    alpha = sqrt(epsilon) as in their experiments.
+    """
+    log_p_BV, entropy_B1 = _log_p_and_entropy(logits_BV)
+    log_eta_B1 = (math.log(epsilon) / 2 - entropy_B1).clamp(max=math.log(epsilon))
+    return _only(logits_BV, (log_p_BV > log_eta_B1) | (log_p_BV == log_p_BV.amax(-1, keepdim=True)))
+
+
+def _log_p_and_entropy(logits_BV: Tensor) -> tuple[Tensor, Tensor]:
+    """In nats and float64; a token that is ruled out already adds nothing to the entropy."""
+    log_p_BV = logits_BV.double().log_softmax(-1)
+    return log_p_BV, torch.special.entr(log_p_BV.exp()).sum(-1, keepdim=True)
+
+
+def _first(p_BV: Tensor, order_BV: Tensor, mass: float) -> Tensor:
+    """Marks the first tokens in that order, until they have so much probability together."""
+    sorted_BV = p_BV.gather(-1, order_BV)
+    before_BV = sorted_BV.cumsum(-1) - sorted_BV
+    return torch.zeros_like(order_BV, dtype=torch.bool).scatter(-1, order_BV, before_BV < mass)
 
 
 def _only(logits_BV: Tensor, kept_BV: Tensor) -> Tensor:
@@ -111,7 +135,7 @@ def chain(logits_BV: Tensor, options: Sampling, seen_BV: Tensor | None = None) -
     if seen_BV is not None and options.repetition_penalty != 1:
         logits_BV = penalize_repetition(logits_BV, seen_BV, options.repetition_penalty)
     if options.greedy:
-        return logits_BV
+        return keep_top_k(logits_BV, 1)
     logits_BV = scale(logits_BV, options.temperature)
     if options.top_k is not None:
         logits_BV = keep_top_k(logits_BV, options.top_k)
@@ -119,6 +143,10 @@ def chain(logits_BV: Tensor, options: Sampling, seen_BV: Tensor | None = None) -
         logits_BV = keep_top_p(logits_BV, options.top_p)
     if options.min_p is not None:
         logits_BV = keep_min_p(logits_BV, options.min_p)
+    if options.typical_p is not None:
+        logits_BV = keep_typical_p(logits_BV, options.typical_p)
+    if options.eta_cutoff is not None:
+        logits_BV = keep_eta(logits_BV, options.eta_cutoff)
     return logits_BV
 
 
@@ -148,19 +176,24 @@ class Sampler:
             for row, prompt in enumerate(prompts):
                 self.seen_BV[row, list(prompt)] = True
 
-    def choose(self, logits_BV: Tensor) -> Tensor:
-        """The next token of each row, on the CPU; scores beyond the vocabulary (a padded head's) are never chosen.
+    def scores(self, logits_BV: Tensor) -> Tensor:
+        """What the next token of each row is drawn from, on the CPU: scores of the vocabulary after every step.
 
-        Raises WeftError when the scores are not numbers.
+        Scores beyond it (a padded head's) are left out. Raises WeftError when the scores are not numbers.
         """
         logits_BV = logits_BV[:, : self.vocab_size].float().cpu()
         if not logits_BV.amax(-1).isfinite().all():
-            raise WeftError(
-                "the model's scores are not finite numbers: its weights are damaged or its training diverged"
-            )
-        logits_BV = chain(logits_BV, self.options, self.seen_BV)
+            raise no_numbers()
+        return chain(logits_BV, self.options, self.seen_BV)
+
+    def choose(self, logits_BV: Tensor) -> Tensor:
+        """The next token of each row, on the CPU.
+
+        Raises WeftError when the scores are not numbers.
+        """
+        logits_BV = self.scores(logits_BV)
         if self.options.greedy:
-            tokens_B = logits_BV.argmax(-1)  # of equals the first
+            tokens_B = logits_BV.argmax(-1)
         else:
             uniform = [torch.rand((), dtype=torch.float64, generator=generator) for generator in self.generators]
             tokens_B = draw(logits_BV, torch.stack(uniform))

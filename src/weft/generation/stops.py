@@ -1,8 +1,33 @@
-"""Stop strings in a text that arrives in pieces: found across pieces, cut off, and never shown in part."""
+"""When a text ends; stop strings in one that arrives in pieces: found across pieces, cut off, never shown in part."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from pydantic import PositiveInt, field_validator
+
+from weft.config import Section
+
+
+class Ending(Section):
+    """When a text ends that a model writes."""
+
+    max_tokens: PositiveInt | None = None
+    """most new tokens; 256 unless given, or as many as the trained length leaves where that is less"""
+    stop: tuple[str, ...] = ()
+    """strings that end the text, and are cut off"""
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _listed(cls, stop: object) -> object:
+        return (stop,) if isinstance(stop, str) else stop
+
+    @field_validator("stop")
+    @classmethod
+    def _check_stop(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in stop:
+            raise ValueError("an empty stop string would end every text at once")
+        return stop
 
 
 class Stops:

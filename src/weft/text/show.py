@@ -65,6 +65,17 @@ def pieces(tokenizer: Tokenizer, text: str) -> list[Piece]:
     return found
 
 
+def read_on(tokenizer: Tokenizer, id: int) -> str:
+    """One token as it reads after another, with the space before it; special tokens by name, bytes as <F0><9F>."""
+    token = tokenizer.inner.id_to_token(id) or f"<{id}>"
+    if token in tokenizer.special:
+        return token
+    if tokenizer.byte_level or BYTE_TOKEN.fullmatch(token):
+        return readable(tokenizer.token_bytes(id))
+    before = tokenizer.decode([id], skip_special=False)
+    return tokenizer.decode([id, id], skip_special=False)[len(before) :]
+
+
 def fit(tokenizer: Tokenizer, text: str) -> Fit:
     """How well the tokenizer suits the text."""
     ids = tokenizer.encode(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from copy import copy
 
 from weft.text.tokenizers import Tokenizer
 
@@ -19,6 +20,12 @@ class StreamDecoder:
         self._bytes = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._context: list[int] = []  # tokens already shown, which what follows may depend on
         self._pending: list[int] = []
+
+    def branch(self) -> StreamDecoder:
+        """One that has heard the same and goes on by itself."""
+        other = copy(self)
+        other._bytes, other._pending = copy(self._bytes), list(self._pending)
+        return other
 
     def push(self, id: int) -> str:
         """The text that `id` completes; empty while a character is incomplete."""
