@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -63,18 +64,19 @@ def commands(text: str) -> Iterator[str]:
             yield line[2:].partition("  #")[0].strip()
 
 
-def run(arguments: Sequence[str], folder: Path) -> None:
-    """Run `weft ARGUMENTS`, or `-c CODE`, as a user would; it must succeed."""
+def run(arguments: Sequence[str], folder: Path, code: int = 0) -> str:
+    """Run `weft ARGUMENTS`, or `-c CODE`, as a user would; it must end with that exit code. Returns what it said."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "100")
         process = tiny.Process(folder.parent, *arguments, cwd=folder)
     if process.wait(300) is None:
         process.kill()
-    assert process.wait() == 0, f"{shlex.join(arguments)}\n{process.said}"
+    assert process.wait() == code, f"{shlex.join(arguments)}\n{process.said}"
+    return process.said
 
 
-def run_command(command: str, folder: Path) -> None:
-    """One line of a console block."""
+def run_command(command: str, folder: Path, said: str | None = None) -> None:
+    """One line of a console block; what `weft check` says is what the page says, but for the time."""
     words = [word for word in shlex.split(command) if not re.fullmatch(r"[A-Z_]+=\S+", word)]
     if words[0] == "make":
         targets = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -83,7 +85,12 @@ def run_command(command: str, folder: Path) -> None:
     assert words[0] == "weft", f"a command that this test cannot run: {command}"
     if words[1] == "train" and not (folder / words[2]).is_dir():
         words[3:3] = small(words[2])  # before the page's own overrides, which stand
-    run(words[1:], folder)
+    if words[1] != "check":
+        run(words[1:], folder)
+        return
+    assert said is not None, f"{command}: what does it say?"
+    found = run(words[1:], folder, int("does not hold: " in said))
+    assert re.sub(r" \([^()]* s\)$", "", found, count=1, flags=re.MULTILINE).strip() == said.strip()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -92,10 +99,10 @@ def test_page(page: Path, tmp_path: Path) -> None:
     reader = tmp_path / "reader"
     reader.mkdir()
     files_of_a_reader(reader)
-    for language, text in blocks(page):
+    for (language, text), (following, answer) in pairwise([*blocks(page), ("", "")]):
         if language == "console":
             for command in commands(text):
-                run_command(command, reader)
+                run_command(command, reader, answer if following == "text" else None)
         elif language == "yaml":
             (reader / "recipe.yaml").write_text(text, encoding="utf-8")
             run(["train", "recipe.yaml", *small("recipe.yaml")], reader)

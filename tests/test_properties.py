@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,14 +17,12 @@ from pairs import PLACES, Pair, by_lot, met, pairwise
 
 from weft.checking import PROPERTIES, Property
 from weft.checking.cases import Case, Place, model_of, places, plain_case, smallest, told
-from weft.checking.compare import answers, close, logits, tokens
-from weft.checking.small import changed, forget, small, stir
-from weft.checking.values import is_choice, levels_of, options_of, values_of
+from weft.checking.compare import close, logits, tokens
+from weft.checking.options import alive
+from weft.checking.small import forget, small
+from weft.checking.values import is_choice, levels_of, options_of
 from weft.config import SLOTS, Part, Section, sections_within
-from weft.errors import WeftError
-from weft.models.build import build
 from weft.models.config import ModelConfig, StackConfig, TransformerConfig
-from weft.models.transformer import Transformer
 from weft.nn import Dims, FeedForward, Linear, Module, Normal, Positions, PositionScheme, Sides
 
 
@@ -129,39 +126,6 @@ def semantic_options() -> list[Any]:
         for name in options_of(section)
         if is_choice(section, name)
     ]
-
-
-def alive(model: Transformer, section: type[Section], name: str) -> bool:
-    """Whether some value of the option changes the parameters or what is computed from them."""
-    for value in values_of(section, name):
-        try:
-            other = build(changed(model.config, section, name, value))
-            if differ(build(model.config), other):
-                return True
-        except WeftError:  # refused in this combination
-            continue
-    return False
-
-
-def differ(one: Transformer, other: Transformer) -> bool:
-    """Other parameters; or other outputs, in evaluation or in training, of the same ones."""
-    first, second = dict(one.named_parameters()), dict(other.named_parameters())
-    if [(k, p.shape) for k, p in first.items()] != [(k, p.shape) for k, p in second.items()]:
-        return True
-    if any(not torch.equal(first[k], second[k]) for k in first):
-        return True
-    beyond = one.config.max_length + 1  # some positions differ where training had ended
-    lengths = (6,) if {one.limit(), other.limit()} != {None} else (6, beyond)
-    for model in (one, other):
-        stir(model)
-    for length, training, compute in itertools.product(lengths, (False, True), (logits, answers)):
-        outs = []
-        for model in (one, other):
-            torch.manual_seed(0)
-            outs.append(compute(model.train(training), tokens(model, 2, length)))
-        if not all(torch.equal(*pair) for pair in zip(*outs, strict=True)):
-            return True
-    return False
 
 
 @pytest.mark.parametrize(("section", "name"), semantic_options())

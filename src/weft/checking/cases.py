@@ -163,11 +163,11 @@ def refusal(case: Mapping[str, str], where: Mapping[str, Place]) -> str | None:
 
 
 def smallest(case: Case, where: Mapping[str, Place], fails: Callable[[Case], bool]) -> Case:
-    """The failing case with all that does not matter taken back to the default."""
+    """The failing case with all that does not matter taken back to the default; what is refused does not fail."""
     plain = plain_case(where)
     for path in sorted(case, key=lambda path: -path.count(".")):
         simpler = {**case, path: plain[path]}
-        if case[path] != plain[path] and refusal(simpler, where) is None and fails(simpler):
+        if case[path] != plain[path] and fails(simpler):
             case = simpler
     return case
 

@@ -37,7 +37,7 @@ ROUNDINGS = 4.0
 
 @holds_of()
 def starts_alike(model: Transformer) -> None:
-    """Built twice, it starts from the same finite values: parameters are declared, buffers computed again."""
+    """Built twice, it starts from the same finite values, and says the same."""
     first, second = _filled(model), _filled(model)
     others = dict(second.named_parameters())
     for name, value in first.named_parameters():
@@ -102,8 +102,8 @@ def _agree(model: Transformer, x_BT: Tensor, exact: dict[str, Tensor], towards: 
 
 
 @holds_of(rests_on=("starts_alike",))
-def narrow(model: Transformer) -> None:
-    """With bf16 products it says what rounding allows: no further off than a few roundings of its parameters."""
+def bf16_rounds_only(model: Transformer) -> None:
+    """In bf16 it is no further off than a few roundings of its parameters."""
     x_BT = tokens(model, 2, 8)
     exact = logits(model, x_BT)
     with other_values(model, lambda name, x: x.bfloat16().to(x)):

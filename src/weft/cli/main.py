@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import weft
-from weft.cli import bench, describe, evaluate, generate, predict, report, schema, tokenizer, train
+from weft.cli import bench, check, describe, evaluate, generate, predict, report, schema, tokenizer, train
 from weft.cli import list as listing
 from weft.errors import WeftError
 
@@ -27,6 +27,7 @@ app.command("generate")(generate.command)
 app.command("evaluate")(evaluate.command)
 app.command("predict")(predict.command)
 app.command("describe")(describe.command)
+app.command("check")(check.command)
 app.command("report")(report.command)
 app.command("schema")(schema.command)
 app.add_typer(tokenizer.app, name="tokenizer")
