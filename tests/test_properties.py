@@ -22,6 +22,7 @@ from weft.checking.options import alive
 from weft.checking.small import forget, small
 from weft.checking.values import is_choice, levels_of, options_of
 from weft.config import SLOTS, Part, Section, sections_within
+from weft.errors import WeftError
 from weft.models.config import ModelConfig, StackConfig, TransformerConfig
 from weft.nn import Dims, FeedForward, Linear, Module, Normal, Positions, PositionScheme, Sides
 
@@ -33,11 +34,15 @@ def pairs() -> tuple[list[Case], dict[Pair, str]]:
 
 
 def failing(cases: list[Case], places: dict[str, Place], holds: Property) -> list[tuple[Case, str]]:
-    """The cases in which a property does not hold, and what each says."""
+    """The cases in which a property does not hold, and what each says; what is refused does not fail."""
     found = []
     for case in cases:
         try:
-            holds(model_of(case, places))
+            model = model_of(case, places)
+        except WeftError:
+            continue
+        try:
+            holds(model)
         except (AssertionError, pytest.fail.Exception) as error:
             found.append((case, str(error).partition("\n")[0]))
     return found
@@ -53,9 +58,23 @@ def check(cases: list[Case], places: dict[str, Place], name: str) -> None:
         pytest.fail(f"{name}, {len(failures)} of {len(cases)} cases; the smallest: {told(case, places)}: {message}")
 
 
+OF_EACH = ("starts_alike", "right_gradients", "bf16_rounds_only")
+"""What parts cannot spoil for one another is looked at in fewer cases; gradients also by `as_the_formulas_say`."""
+
+
+def each_once(cases: list[Case]) -> list[Case]:
+    """So many of the cases that every level that any of them has is in one."""
+    found, missing = [], {(path, level) for case in cases for path, level in case.items()}
+    while missing:
+        found.append(max(cases, key=lambda case: len(missing & set(case.items()))))
+        missing -= set(found[-1].items())
+    return found
+
+
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_pairs_of_parts(name: str) -> None:
-    check(pairs()[0], PLACES, name)
+    cases = pairs()[0]
+    check(each_once(cases) if name in OF_EACH else cases, PLACES, name)
 
 
 def test_what_is_refused_says_why() -> None:

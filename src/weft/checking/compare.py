@@ -89,7 +89,7 @@ def source_of(inputs: Inputs) -> Inputs:
         places = torch.cat([torch.arange(n) for n in lengths])
         belong = torch.cat([torch.full((n,), number) for n, number in zip(lengths, numbers, strict=True)])
         packed.append((torch.cat(texts), places, belong, torch.ones(len(places), dtype=torch.bool)))
-    padded = [pad_sequence(each, batch_first=True) for each in zip(*packed, strict=True)]
+    padded = [pad_sequence(list(each), batch_first=True) for each in zip(*packed, strict=True)]
     tokens_BS, places_BS, documents_BS, valid_BS = padded
     return Inputs(
         tokens_BT=tokens_BS,

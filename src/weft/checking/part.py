@@ -115,7 +115,7 @@ class _Checker:
     # --- cases ---
 
     def cases(self) -> Iterator[Case]:
-        """The part with each of its levels, in its other places too, and then beside every level of every other place."""
+        """The part with each of its levels, in its other places too, then beside every level of all other places."""
         plain = plain_case(self.where)
         for home in self.homes:
             for level in self.own if home == self.homes[0] else self.own[:1]:

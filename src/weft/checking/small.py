@@ -53,7 +53,7 @@ def stir(model: torch.nn.Module, strength: float = 0.3) -> None:
         for name, parameter in model.named_parameters():
             generator = torch.Generator().manual_seed(derive(0, "stir", name))
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter += strength * noise.to(parameter)
+            parameter.add_(strength * noise.to(parameter))
 
 
 def changed(config: ModelConfig, section: type[Section], name: str, value: Any) -> dict[str, Any]:

@@ -89,10 +89,8 @@ def lines(report: Report) -> list[str]:
     from weft.report.formats import duration
 
     width = max(len(finding.name) for finding in report.findings)
-    said = [
-        f"{report.slot}: {report.kind}, in {report.models} small model{'s' * (report.models != 1)} ({duration(report.seconds)})",
-        "",
-    ]
+    models = f"{report.models} small model{'s' * (report.models != 1)}"
+    said = [f"{report.slot}: {report.kind}, in {models} ({duration(report.seconds)})", ""]
     for finding in report.findings:
         state = f"holds  {finding.says}"
         if finding.failed:
