@@ -105,7 +105,7 @@ def machine(setup: Setup, monkeypatch: Patch) -> Machine:
 
 def test_the_first_call_installs_and_the_second_does_nothing(setup: Setup, machine: Machine) -> None:
     setup.ensure(dev=True)
-    assert machine.calls[1][5:7] == ["-c", "constraints.txt"]
+    assert machine.calls[1][4:8] == ["--no-compile", "--disable-pip-version-check", "-c", "constraints.txt"]
     assert machine.did() == ["venv", "pip dev"]
     setup.ensure(dev=True)
     assert machine.did() == []

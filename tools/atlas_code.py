@@ -17,8 +17,8 @@ from atlas_parts import ours
 from weft.nn import Mask, Module
 from weft.nn.part import ModelPart
 
-TOLD = frozenset({"equations", "words", "named", "derived", "bend", "symbol", "formula"})
-"""What a declaration tells of itself for equations and drawings: the page shows it already."""
+TOLD = frozenset({"equations", "words", "named", "derived", "bend", "symbol", "formula", "trials"})
+"""What a declaration tells of itself for equations, drawings and tests: the page shows it already, or need not."""
 PLAIN = (*Module.__mro__, Mask, ModelPart)
 """Bases of all parts."""
 Declared = ast.ClassDef | ast.FunctionDef

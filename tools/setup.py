@@ -252,7 +252,9 @@ def ensure(dev: bool) -> None:
 
 def install_packages(dev: bool) -> None:
     """Has pip install weft and what it needs; torch comes from WEFT_TORCH_INDEX where that is set."""
-    pip = [program("python"), "-m", "pip", "install", "--disable-pip-version-check", "-c", "constraints.txt"]
+    # what is never imported need not be compiled: that takes longer than all the rest, and Python does it as it imports
+    pip = [program("python"), "-m", "pip", "install", "--no-compile", "--disable-pip-version-check"]
+    pip += ["-c", "constraints.txt"]
     index = os.environ.get("WEFT_TORCH_INDEX")
     if index:  # without dependencies, so that nothing but torch can come from there
         step(f"install torch from {index}", [*pip, "--no-deps", "--index-url", index, "torch"])

@@ -88,8 +88,7 @@ class NoScaling(RotaryScaling, kind="none"):
 class Stretched(RotaryScaling):
     """What scalings that are made for `factor` times longer texts share."""
 
-    # lengths within which some pairs turn, and some do not
-    trials = {"factor": (2.0, 4.0), "original_length": (1000, 100)}
+    trials = {"factor": (2.0, 4.0), "original_length": (1000, 100)}  # within which not all pairs make turns
 
     factor: float = Field(ge=1, examples=[4.0])
     """how many times longer texts are than those of the first training"""
