@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Self, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo, field_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -40,8 +41,8 @@ class Section(BaseModel):
     def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         """`d_model: true` is a slip, not a 1."""
         if isinstance(value, bool) and info.field_name in cls.model_fields:
-            allowed = cls.model_fields[info.field_name].annotation
-            if allowed in (int, float, str) or {int, float, str}.intersection(get_args(allowed)):
+            allowed = set(_plain_types(cls.model_fields[info.field_name].annotation))
+            if bool not in allowed and {int, float, str} & allowed:
                 raise ValueError("should be a number or a name, not true or false")
         return value
 
@@ -159,6 +160,17 @@ class _SlotMarker:
 
 T = TypeVar("T")
 Slot = Annotated[T, _SlotMarker()]
+
+
+def _plain_types(annotation: Any) -> Iterator[Any]:
+    """The types that a field may be of, without what is annotated to them."""
+    if get_origin(annotation) is Annotated:
+        yield from _plain_types(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, UnionType):
+        for choice in get_args(annotation):
+            yield from _plain_types(choice)
+    else:
+        yield annotation
 
 
 def _written(value: Any) -> Any:

@@ -42,6 +42,8 @@ class NoFeedForward(FeedForward, kind="none"):
 
 
 class _Wide(FeedForward):
+    """Widened, bent and narrowed."""
+
     trials = {"width": (23,)}  # of few ReLUs all may be dead
 
     width: PositiveInt | None = None
