@@ -11,6 +11,9 @@ import pytest
 # One thread is fastest for what tests compute, and torch reads these when it is first imported, here or in a child.
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
+from weft.checking.small import forget
+from weft.config import SLOTS, plugins
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave out what is marked slow, unless WEFT_TEST_ALL=1 (`make test-all`) asks for it; the longest files first.
@@ -22,6 +25,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason="long: make test-all, or WEFT_TEST_ALL=1"))
+
+
+@pytest.fixture
+def own_parts() -> Iterator[None]:
+    """What is registered meanwhile, by a class or by a plugin, is registered for one test."""
+    kinds, loaded = {name: dict(base.kinds) for name, base in SLOTS.items()}, set(plugins._loaded)
+    yield
+    for name, before in kinds.items():
+        SLOTS[name].kinds.clear()
+        SLOTS[name].kinds.update(before)
+    plugins._loaded.clear()
+    plugins._loaded.update(loaded)
+    forget()
 
 
 @pytest.fixture(scope="session", autouse=True)

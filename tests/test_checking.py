@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
 
@@ -12,16 +11,24 @@ import tiny
 
 from weft.checking import PROPERTIES
 from weft.checking.advice import ADVICE, OF_SLOT
+from weft.checking.cases import places
 from weft.checking.part import Report, check_part
-from weft.checking.small import forget
 from weft.cli.check import lines, named
-from weft.config import SLOTS
+from weft.config import SLOTS, Part
 from weft.config.plugins import load_plugins
 from weft.errors import WeftError
+from weft.models.config import ModelConfig
 
 BEGINNING = (
     "import torch\nfrom weft.nn import *\nfrom weft.nn.masks import Mask\nfrom weft.nn.patterns import MaskPart\n"
 )
+
+
+def slots() -> list[type[Part]]:
+    """The slots of a model."""
+    return sorted({place.base for place in places().values()} - {ModelConfig}, key=lambda base: base.slot)
+
+
 LAYER = """
 class {name}(FeedForward, kind="mine"):
     \"\"\"A feed-forward layer.\"\"\"
@@ -39,15 +46,7 @@ class Layer(Module):
 """
 
 
-@pytest.fixture(autouse=True)
-def register() -> Iterator[None]:
-    """What is registered is registered for one test."""
-    kinds = {slot: dict(base.kinds) for slot, base in SLOTS.items()}
-    yield
-    for slot, base in SLOTS.items():
-        base.kinds.clear()
-        base.kinds.update(kinds[slot])
-    forget()
+pytestmark = pytest.mark.usefixtures("own_parts")
 
 
 def layer(forward: str, init: str = "pass") -> str:
@@ -201,3 +200,14 @@ def test_an_option_that_nobody_can_guess_asks_for_values(tmp_path: Path) -> None
     )
     with pytest.raises(WeftError, match=r"Mine\.names: .* trials = \{'names': \(first, second\)\}"):
         report_on(text, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "part",
+    [part for base in slots() for part in base.kinds.values()],
+    ids=lambda part: f"{part.slot}-{part.kind}",
+)
+def test_weft_s_own_parts_hold(part: type[Part]) -> None:
+    report = check_part(part, "quick")
+    assert report.holds, "\n".join(lines(report))

@@ -208,3 +208,19 @@ def test_what_a_head_takes_is_known_before(kind: str) -> None:
     assert value.shape == ()
     assert value.requires_grad
     assert bool(value.isfinite())
+
+
+def test_tied_scores_are_t5_s() -> None:
+    """Of transformers' tied T5: the scores that it makes of its own hidden vectors."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 7, "d_model": 8, "d_kv": 4, "num_heads": 2, "d_ff": 16, "num_layers": 1}
+    theirs = T5ForConditionalGeneration(T5Config(**sizes, tie_word_embeddings=True)).double().eval()
+    tokens_BT = torch.tensor([[3, 1, 4, 1, 5]])
+    said = theirs(input_ids=tokens_BT, decoder_input_ids=tokens_BT, output_hidden_states=True)
+    embedding = Tokens().build(DIMS).double()
+    with torch.no_grad():
+        embedding.tokens.weight.copy_(theirs.shared.weight)
+    ours = SLOTS["head"].choose({"kind": "lm", "scaled": True}).build(DIMS, embedding).double()
+    close(ours(said.decoder_hidden_states[-1]), said.logits, 1e-14)

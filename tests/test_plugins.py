@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 import tiny
 
 import weft
-from weft.config import SLOTS, plugins, yaml
+from weft.config import plugins, yaml
 from weft.config.plugins import load_plugins
 from weft.errors import WeftError
 from weft.runs.folder import RunFolder
@@ -48,16 +47,7 @@ BRIEF = ("train.budget=12 steps",)
 MINE = (*BRIEF, "model.decoder.block.feedforward=squared", "objective=later")
 
 
-@pytest.fixture(autouse=True)
-def forgotten() -> Iterator[None]:
-    """What a plugin registers is for one test."""
-    kinds, loaded = {name: dict(base.kinds) for name, base in SLOTS.items()}, set(plugins._loaded)
-    yield
-    for name, before in kinds.items():
-        SLOTS[name].kinds.clear()
-        SLOTS[name].kinds.update(before)
-    plugins._loaded.clear()
-    plugins._loaded.update(loaded)
+pytestmark = pytest.mark.usefixtures("own_parts")
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import formulas  # noqa: F401 (one more property)
@@ -20,7 +19,7 @@ from weft.checking import PROPERTIES, Property
 from weft.checking.cases import Case, Place, model_of, places, plain_case, smallest, told
 from weft.checking.compare import close, logits, tokens
 from weft.checking.options import alive
-from weft.checking.small import forget, small
+from weft.checking.small import small
 from weft.checking.values import is_choice, levels_of, options_of
 from weft.config import SLOTS, Part, Section, sections_within
 from weft.errors import WeftError
@@ -205,17 +204,6 @@ def test_a_window_as_long_as_the_text_is_full() -> None:
 # --- the matrix itself ---
 
 
-@pytest.fixture
-def register() -> Iterator[Any]:
-    """Registers parts for one test."""
-    kinds = {slot: dict(base.kinds) for slot, base in SLOTS.items()}
-    yield
-    for slot, base in SLOTS.items():
-        base.kinds.clear()
-        base.kinds.update(kinds[slot])
-    forget()
-
-
 class _Broken(Module):
     """A feed-forward layer with faults to choose from."""
 
@@ -248,7 +236,7 @@ def broken(fault: str) -> None:
     ("fault", "name"),
     [("leaks", "causal"), ("leaks", "cached"), ("mixes rows", "rows_alone"), ("idle", "every_parameter_learns")],
 )
-def test_a_new_part_is_held_to_all_by_being_registered(register: None, fault: str, name: str) -> None:
+def test_a_new_part_is_held_to_all_by_being_registered(own_parts: None, fault: str, name: str) -> None:
     broken(fault)
     where = places()
     level = '{"kind": "broken"}'
@@ -265,7 +253,7 @@ def test_a_new_part_is_held_to_all_by_being_registered(register: None, fault: st
         check([case], where, name)
 
 
-def test_a_scheme_that_biases_scores(register: None) -> None:
+def test_a_scheme_that_biases_scores(own_parts: None) -> None:
     """A bias so steep that it hides what is further than one token away: a window of two, with every property."""
 
     class Steep(Positions, kind="steep"):
@@ -288,7 +276,7 @@ class _Steep(PositionScheme):
         return -1e4 * far_BTS[:, None].expand(-1, n_heads, -1, -1).to(dtype)
 
 
-def test_a_new_part_s_dead_option_is_found(register: None) -> None:
+def test_a_new_part_s_dead_option_is_found(own_parts: None) -> None:
     broken("")
     where = places()
     case = {**plain_case(where), "decoder.block.feedforward": '{"kind": "broken"}'}

@@ -46,7 +46,7 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
     if not largest > 1e-6:
         raise SilentError("nothing to compare: all outputs are nearly 0, or no numbers")
     ensure(found.isfinite().all(), "not finite")
-    error = float((found - expected).abs().max() / largest)
+    error = float((found.detach() - expected.detach()).abs().max() / largest)
     ensure(error <= tolerance, f"off by {error:.2g} of the largest value")
 
 
