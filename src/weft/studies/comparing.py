@@ -75,19 +75,23 @@ class _Measured:
 def compare(scores: Scores, question: Question) -> tuple[Comparison, ...]:
     """Each arm but the baseline, in the order of the arms; the method is chosen by the scores' shape and number.
 
-    Raises WeftError where the baseline is no arm, no other arm is there, or too few seeds have run.
+    An arm of which too many cells failed is *untested*, and its words say why. Raises WeftError where the baseline is
+    no arm, no other arm is there, or no arm at all has run with enough seeds.
     """
     if question.baseline not in scores.arms:
         raise WeftError(f"baseline: {question.baseline!r} is not among the arms {', '.join(scores.arms)}")
     arms = [arm for arm in scores.arms if arm != question.baseline]
     if not arms:
         raise WeftError(f"arms: there is only the baseline {question.baseline!r}; what is it compared with?")
-    measured = [_measure(scores, arm, question) for arm in arms]
-    p_values = [np.nan if one.silent else float(one.estimate.p_value()) for one in measured]
+    measured = [_attempt(scores, arm, question) for arm in arms]
+    if isinstance(measured[0], WeftError) and all(isinstance(one, WeftError) for one in measured):
+        raise measured[0]
+    told = [None if isinstance(one, WeftError) or one.silent else one.estimate for one in measured]
+    p_values = [np.nan if one is None else float(one.p_value()) for one in told]
     adjusted = holm(p_values)
     equivalent: list[float | None] = [None] * len(arms)
     if (margin := question.margin) is not None:
-        equivalent[:] = holm([np.nan if one.silent else float(one.estimate.equivalence_p(margin)) for one in measured])
+        equivalent[:] = holm([np.nan if one is None else float(one.equivalence_p(margin)) for one in told])
     level = question.alpha / max(1, sum(p > question.alpha for p in adjusted))
     return tuple(
         _concluded(arm, question, one, (p, p_holm, p_tost), level)
@@ -95,10 +99,23 @@ def compare(scores: Scores, question: Question) -> tuple[Comparison, ...]:
     )
 
 
+def _attempt(scores: Scores, arm: str, question: Question) -> _Measured | WeftError:
+    """The comparison, or why there is none."""
+    try:
+        return _measure(scores, arm, question)
+    except WeftError as error:
+        return error
+
+
 def _concluded(
-    arm: str, question: Question, one: _Measured, p: tuple[float, float, float | None], level: float
+    arm: str, question: Question, one: _Measured | WeftError, p: tuple[float, float, float | None], level: float
 ) -> Comparison:
     """The comparison with its verdict; p is raw, after Holm, and of equivalence."""
+    if isinstance(one, WeftError):
+        nothing = Interval(np.nan, np.nan, 1 - question.alpha, "none")
+        return Comparison(
+            arm, question.baseline, "none", 0, (), np.nan, nothing, *p, Verdict("untested", f"untested: {one}")
+        )
     effect, interval = float(one.estimate.effect), _interval(one.estimate, question, one.label)
     if one.silent:
         verdict = Verdict("untested", f"untested: the difference is {effect:g} at every seed, so no noise was measured")

@@ -85,8 +85,8 @@ def correlation(base_S: Numbers, arm_S: Numbers) -> Numbers:
 
 def over_seeds(base_S: Numbers, arm_S: Numbers) -> tuple[Estimate, Numbers]:
     """For corpus metrics: paired t where the measured correlation is positive, else Welch; and that correlation."""
-    r = correlation(base_S, arm_S)
     one, other = paired(arm_S - base_S), welch(base_S, arm_S)
+    r = correlation(base_S, arm_S)
     return Estimate(one.effect, np.where(r > 0, one.error, other.error), np.where(r > 0, one.df, other.df)), r
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from math import comb
 
 import numpy as np
@@ -53,8 +54,9 @@ def selfcheck(
 ) -> SelfCheck:
     """Split each arm's own seeds at random into two groups, compare these as a study would, count claims.
 
-    `group`: seeds a group, at most half of an arm's; by default half of the smallest arm's, 5 at most. No more splits
-    are drawn than there are different ones. Raises WeftError when an arm has fewer than twice 3 seeds.
+    `group`: seeds a group, at most half of an arm's; by default half of the smallest arm's, 5 at most. Where an arm has
+    no more different splits than its share of `splits`, each is taken once. Raises WeftError when an arm has fewer than
+    twice 3 seeds.
     """
     rows = _runs(scores)
     fewest = min(len(row) for row in rows)
@@ -69,11 +71,12 @@ def selfcheck(
     claims = done = 0
     for number, row in enumerate(rows):
         share = splits // len(rows) + (number < splits % len(rows))
-        count = min(share, comb(len(row), 2 * size) * comb(2 * size, size) // 2)
-        for start in range(0, count, step := max(1, CHUNK // (2 * size * row[0].size))):
-            chosen_N2S = _halves(random, min(step, count - start), len(row), size)
+        split_N2S = _halves(random, share, len(row), size)
+        step = max(1, CHUNK // (2 * size * row[0].size))
+        for start in range(0, len(split_N2S), step):
+            chosen_N2S = split_N2S[start : start + step]
             claims += int((_p_values(row[chosen_N2S[:, 0]], row[chosen_N2S[:, 1]]) <= alpha).sum())
-        done += count
+        done += len(split_N2S)
     low, high = _ends(claims, done)
     method = "crossed variance" if isinstance(scores, ItemScores) else "t over seeds (paired where they correlate)"
     return SelfCheck(claims, done, sum(map(len, rows)), size, alpha, low, high, method)
@@ -86,8 +89,16 @@ def _runs(scores: ItemScores | CorpusScores) -> list[Numbers]:
 
 
 def _halves(random: np.random.Generator, count: int, runs: int, size: int) -> NDArray[np.intp]:
-    """`count` times two groups of different runs."""
-    return random.random((count, runs)).argsort(1)[:, : 2 * size].reshape(count, 2, size)
+    """At most `count` times two groups of different runs, in an order that pairs them at random."""
+    if comb(runs, 2 * size) * comb(2 * size, size) // 2 > count:
+        return random.random((count, runs)).argsort(1)[:, : 2 * size].reshape(count, 2, size)
+    every = [
+        (one, tuple(run for run in both if run not in one))
+        for both in combinations(range(runs), 2 * size)
+        for one in combinations(both, size)
+        if one[0] == both[0]  # the other half of the splits are these with their groups exchanged
+    ]
+    return random.permuted(np.array(every), axis=2)
 
 
 def _p_values(one: Numbers, other: Numbers) -> Numbers:
