@@ -167,18 +167,18 @@ def test_three_arms_claim_no_more_than_one() -> None:
 
 
 def test_compare_claims_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same through the whole of `compare`: 400 studies, two arms, verdicts in words."""
+    """The same through the whole of `compare`: 200 studies, two arms, verdicts in words."""
     monkeypatch.setattr("weft.studies.verdicts._needed", lambda *_: (None, None))  # the plan is slow, and not asked
     random, question = np.random.default_rng(0), Question("loss", "lower", "base", margin=0.1)
     claims = wrong = 0
-    for _ in range(400):
+    for _ in range(200):
         values_ASI = random.standard_normal((3, 4, 15))
         values_ASI[2] += question.margin or 0  # at the margin: "equivalent" is wrong in 5 % at most
         rope, alibi = compare(ItemScores(("base", "rope", "alibi"), (0, 1, 2, 3), values_ASI), question)
         claims += rope.verdict.kind in ("better", "worse")
         wrong += alibi.verdict.kind == "equivalent"
-    assert claims <= 400 * (LEVEL + three_errors(LEVEL, 400))
-    assert wrong <= 400 * (LEVEL + three_errors(LEVEL, 400))
+    assert claims <= 200 * (LEVEL + three_errors(LEVEL, 200))
+    assert wrong <= 200 * (LEVEL + three_errors(LEVEL, 200))
 
 
 def test_a_second_look_costs() -> None:
