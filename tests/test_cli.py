@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from schema import problems
 from weft.cli import main as entry
 from weft.cli.list import options
 from weft.cli.schema import model_schema, recipe_schema
-from weft.config import SLOTS, Section, yaml
+from weft.config import SLOTS, Part, Section, yaml
 from weft.errors import ConfigError, WeftError
 from weft.models.config import preset, presets
 from weft.training.recipe import Recipe, read_recipe, recipes
@@ -218,20 +219,26 @@ def test_list_and_schema_know_the_parts_of_plugins(weft: Run, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     "part",
-    [part for base in SLOTS.values() for part in base.kinds.values()],
-    ids=lambda part: f"{part.slot}-{part.kind}",
+    [*(part for base in SLOTS.values() for part in base.kinds.values()), Recipe],
+    ids=lambda part: f"{part.slot}-{part.kind}" if issubclass(part, Part) else part.__name__,
 )
 def test_every_part_and_option_says_what_it_means(part: Any) -> None:
     assert (part.__doc__ or "").strip().endswith(".")
     assert "pydantic" not in part.__doc__
-    for name, about in {**options(part), **options(Recipe)}.items():
+    for name, about in options(part).items():
         assert about["meaning"], f"{name} has no description"
         assert about["type"], f"{name} has no type"
 
 
+@functools.cache
+def schema_of(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A schema that takes a second to make, made once."""
+    return make()
+
+
 @pytest.mark.parametrize("name", presets())
 def test_schema_accepts_the_bundled_presets(name: str) -> None:
-    schema = model_schema()
+    schema = schema_of(model_schema)
     assert not list(problems(preset(name), schema, schema))
     assert not list(problems(name, schema, schema))
     assert not list(problems({"preset": name, "decoder": {"n_layers": 2}}, schema, schema))
@@ -239,7 +246,7 @@ def test_schema_accepts_the_bundled_presets(name: str) -> None:
 
 @pytest.mark.parametrize("name", recipes())
 def test_schema_accepts_the_bundled_recipes(name: str) -> None:
-    schema = recipe_schema()
+    schema = schema_of(recipe_schema)
     raw, _ = read_recipe(name)
     assert not list(problems(raw, schema, schema))
 
@@ -262,14 +269,14 @@ def test_schema_accepts_the_bundled_recipes(name: str) -> None:
 def test_schema_refuses_what_weft_refuses(wrong: str) -> None:
     from weft.config import load
 
-    schema, raw = recipe_schema(), yaml.parse(wrong, "test")
+    schema, raw = schema_of(recipe_schema), yaml.parse(wrong, "test")
     assert list(problems(raw, schema, schema))
     with pytest.raises(WeftError):
         load(Recipe, raw)
 
 
 def test_schema_is_closed_and_its_defaults_fit_it() -> None:
-    schema = recipe_schema()
+    schema = schema_of(recipe_schema)
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     seen = 0
     for body in [schema, *schema["$defs"].values()]:
@@ -288,7 +295,7 @@ def test_a_default_in_the_schema_is_the_default() -> None:
                 written = {name: body["properties"][name]["default"]}
                 assert getattr(section.model_validate(written), name) == getattr(section.model_validate({}), name)
 
-    schema = model_schema()
+    schema = schema_of(model_schema)
     for base in SLOTS.values():
         for kind, part in base.kinds.items():
             body = schema["$defs"].get(f"{base.slot}-{kind}")

@@ -28,6 +28,7 @@ from weft.checking.compare import (
     with_gradients,
 )
 from weft.errors import WeftError
+from weft.models.build import build
 from weft.models.transformer import Transformer
 from weft.nn import Inputs, RingEntry
 
@@ -57,7 +58,7 @@ PROPERTIES: dict[str, Property] = {}
 WRITING = ("decoder",)
 
 
-def holds_of(*stacks: str, rests_on: tuple[str, ...] = ()) -> Callable[[Holds], Holds]:
+def holds_of(*stacks: str, rests_on: tuple[str, ...] = ("starts_alike",)) -> Callable[[Holds], Holds]:
     """Hold every model that has these stacks to this property."""
 
     def register(function: Holds) -> Holds:
@@ -66,6 +67,32 @@ def holds_of(*stacks: str, rests_on: tuple[str, ...] = ()) -> Callable[[Holds], 
         return function
 
     return register
+
+
+@holds_of(rests_on=())
+def starts_alike(model: Transformer) -> None:
+    """Built twice, it starts from the same finite values, and says the same."""
+    first, second = _filled(model), _filled(model)
+    others = dict(second.named_parameters())
+    for name, value in first.named_parameters():
+        ensure(value.isfinite().all(), f"{name} has no starting value")
+        ensure(torch.equal(value, others[name]), f"{name} starts otherwise each time")
+    for name, buffer in first.named_buffers():
+        ensure(buffer.isfinite().all(), f"the buffer {name} is not computed again after a build without memory")
+    x_BT = tokens(model, 2, 5)
+    out = logits(first, x_BT)
+    ensure(torch.equal(out, logits(first, x_BT)), "the same input gives another output the second time")
+    ensure(torch.equal(out, logits(second, x_BT)), "two models with the same parameters say different things")
+
+
+def _filled(model: Transformer) -> Transformer:
+    """The same declaration built anew, in memory that is NaN wherever nothing was written."""
+    before = torch.get_deterministic_debug_mode()  # use_deterministic_algorithms would import torch's compilers
+    torch.set_deterministic_debug_mode("warn")
+    try:
+        return build(model.config).eval()
+    finally:
+        torch.set_deterministic_debug_mode(before)
 
 
 @holds_of(*WRITING)
