@@ -41,7 +41,7 @@ UNIT = 2**-8
 
 
 def test_a_norm_in_bf16_is_that_of_float32_rounded() -> None:
-    """Each bound is its roundings to bf16, one UNIT of the term each; 1.02 for their products, UNIT squared and less."""
+    """Each bound is its roundings to bf16, one UNIT of the term each; 1.02 for UNIT squared and what is less."""
     x, weight, grad = normal(64, 64, dtype=torch.bfloat16), normal(64, dtype=torch.float32), normal(64, 64).bfloat16()
     y = fused.rms_norm(x, weight, 1e-6)
     y.backward(grad)
