@@ -36,21 +36,37 @@ def test_what_is_frozen_gets_no_gradient(frozen: str) -> None:
         x.grad = None
 
 
+UNIT = 2**-8
+"""The most that rounding to bf16, which has 8 digits, changes a number by, as a share of it."""
+
+
 def test_a_norm_in_bf16_is_that_of_float32_rounded() -> None:
-    x, weight = normal(4, 64, dtype=torch.bfloat16), normal(64, dtype=torch.float32)
+    """Each bound is its roundings to bf16, one UNIT of the term each; 1.02 for UNIT squared and what is less."""
+    x, weight, grad = normal(64, 64, dtype=torch.bfloat16), normal(64, dtype=torch.float32), normal(64, 64).bfloat16()
     y = fused.rms_norm(x, weight, 1e-6)
-    y.sum().backward()
-    found = y, x.grad, weight.grad
-    wide, again = x.detach().float().requires_grad_(), weight.detach().requires_grad_()
-    true = F.rms_norm(wide, (64,), again, 1e-6)
-    true.sum().backward()
-    assert y.dtype == torch.bfloat16
+    y.backward(grad)
+    assert x.grad is not None
     assert weight.grad is not None
-    assert weight.grad.dtype == torch.float32
-    for mine, expected in zip(found, (true, wide.grad, again.grad), strict=True):
-        assert mine is not None
-        assert expected is not None
-        torch.testing.assert_close(mine.float(), expected, rtol=0.02, atol=0.05)
+    assert (y.dtype, x.grad.dtype, weight.grad.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
+    x_ND, w_D, g_ND = x.detach().double(), weight.detach().double(), grad.detach().double()
+    scale_N1 = (x_ND.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+    through_ND = g_ND * w_D * scale_N1
+    across_ND = x_ND * scale_N1**3 * (g_ND * w_D * x_ND).mean(-1, keepdim=True)
+    true_ND, parts_ND = x_ND * scale_N1 * w_D, g_ND * x_ND * scale_N1
+    for found, expected, bound in (
+        (y, true_ND, 4 * UNIT * true_ND.abs()),  # the scale, the weight, two products
+        (x.grad, through_ND - across_ND, UNIT * (5 * through_ND.abs() + 3 * across_ND.abs())),  # and the difference
+        (weight.grad, parts_ND.sum(0), 64 * 2**-24 * parts_ND.abs().sum(0)),  # all of it in float32
+    ):
+        assert ((found.double() - expected).abs() <= 1.02 * bound).all()
+
+
+def test_the_mean_of_a_norm_in_bf16_is_not_rounded() -> None:
+    """Where x and the weight are 1 the norm is its scale, which only a mean in float32 lets be rounded but once."""
+    x = normal(64, 64).detach().bfloat16()
+    x[:, 0] = 1
+    scale_N = (x.double().square().mean(-1) + 1e-6).rsqrt()
+    assert torch.equal(fused.rms_norm(x, torch.ones(64), 1e-6)[:, 0], scale_N.bfloat16())
 
 
 def test_rows_begin_at_multiples_of_64_bytes() -> None:
