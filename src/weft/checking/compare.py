@@ -42,7 +42,7 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
     ensure(found.shape == expected.shape, f"{tuple(found.shape)} instead of {tuple(expected.shape)}")
     if not expected.numel():
         return
-    largest = expected.abs().max()
+    largest = expected.detach().abs().max()
     if not largest > 1e-6:
         raise SilentError("nothing to compare: all outputs are nearly 0, or no numbers")
     ensure(found.isfinite().all(), "not finite")
