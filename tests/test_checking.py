@@ -211,3 +211,10 @@ def test_an_option_that_nobody_can_guess_asks_for_values(tmp_path: Path) -> None
 def test_weft_s_own_parts_hold(part: type[Part]) -> None:
     report = check_part(part, "quick")
     assert report.holds, "\n".join(lines(report))
+
+
+def test_the_page_tells_every_property() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "own-part.md").read_text(encoding="utf-8")
+    for held in PROPERTIES.values():
+        if held.name != "as_the_formulas_say":  # which is asked by tests alone
+            assert f"| {held.name} | {held.says.removesuffix('.')} |" in page
