@@ -105,7 +105,7 @@ def verdict(code: int, output: str) -> tuple[bool, str]:
         return False, "SURVIVED: its test passes"
     lines = re.findall(r"^(.+?\.py):\d+: (.+)$", output, re.MULTILINE)
     path, said = lines[0] if lines else ("", output.strip()[-300:])
-    asserted = re.match(r"assert\b|AssertionError|Failed\b", said)
+    asserted = re.match(r"assert\b|AssertionError|Failed\b|[\w.]+\.PropertyError\b", said)
     if code == 1 and asserted and "src/weft/" not in Path(path).as_posix():
         return True, said
     return False, f"no assertion of the test, which ended with exit code {code}: {said}"

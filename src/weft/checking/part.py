@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import sys
@@ -115,16 +116,28 @@ class _Checker:
     # --- cases ---
 
     def cases(self) -> Iterator[Case]:
-        """The part with each of its levels, in its other places too, then beside every level of all other places."""
-        plain = plain_case(self.where)
-        for home in self.homes:
-            for level in self.own if home == self.homes[0] else self.own[:1]:
-                yield self.hosted({**plain, home: level}, home)
-        home, order = self.homes[0], random.Random(0)
+        """Those that are tried: alone, and in as much company as the effort allows."""
+        yield from self.alone()
+        if self.effort != "quick":
+            yield from self.company(max(ROUNDS, len(self.own) if self.effort == "thorough" else 0))
+
+    def alone(self) -> Iterator[Case]:
+        """The part with each of its levels, in its other places and in models of other stacks, all else the default."""
+        plain, first = plain_case(self.where), self.homes[0]
+        for level in self.own:
+            yield self.hosted({**plain, first: level}, first)
+        for home in self.homes[1:]:
+            yield self.hosted({**plain, home: self.own[0]}, home)
+        for stacks in self.where["stacks"].levels:
+            if stacks != plain["stacks"]:
+                yield self.hosted({**plain, first: self.own[0], "stacks": stacks}, first)
+
+    def company(self, turns: int) -> Iterator[Case]:
+        """The part beside every level of all other places, so many times, each time in another order."""
+        plain, home, order = plain_case(self.where), self.homes[0], random.Random(0)
         others = {path: list(place.levels) for path, place in self.where.items() if path not in self.homes}
-        rounds = max(map(len, others.values()))
-        thorough = self.effort == "thorough"
-        for turn in range(0 if self.effort == "quick" else max(ROUNDS, len(self.own) * thorough)):
+        rounds, thorough = max(map(len, others.values())), self.effort == "thorough"
+        for turn in range(turns):
             for levels in others.values():
                 order.shuffle(levels)
             for number in range(rounds):
@@ -232,16 +245,19 @@ class _Checker:
         return replace(finding, failed=len(broken), message=again(case) or broken[0][1], example=example, advice=told)
 
     def options(self, cases: list[Case]) -> Finding:
-        """Whether each option changes something in some case."""
+        """Whether each option changes something in some case; those that do not in these are tried in company."""
         says = "Every option changes something."
         names = [name for name in options_of(self.part) if is_choice(self.part, name)]
-        dead = []
+        dead, refused = [], self.refused.copy()
         for name in names:
+            more = (case for case in self.company(1) if self.outcome(case) is None) if self.effort == "quick" else ()
             try:
-                if not any(alive(model_of(case, self.where), self.part, name) for case in cases if self.has(case)):
+                tried = (case for case in itertools.chain(cases, more) if self.has(case))
+                if not any(alive(model_of(case, self.where), self.part, name) for case in tried):
                     dead.append(name)
             except Exception as error:
                 dead.append(f"{name} ({_told(error)})")
+        self.refused = refused  # what was tried for the options alone is not told
         finding = Finding("options_alive", says, len(names))
         if not dead:
             return finding

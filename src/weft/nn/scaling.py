@@ -200,6 +200,8 @@ class YarnScaling(Stretched, kind="yarn"):
     `beta_slow`. Queries and keys are both multiplied by 0.1 ln(factor) + 1, which is the root of 1/temperature.
     """
 
+    trials = {"beta_fast": (1.2, 2.0)}  # two pairs, the second of which makes 1.6 turns in 1,000 tokens
+
     original_length: PositiveInt = Field(examples=[8192])
     """tokens that the model was trained on at first"""
     beta_fast: PositiveFloat = 32.0
