@@ -11,6 +11,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from weft.checking.advice import advice
@@ -323,4 +324,4 @@ def _told(error: Exception) -> str:
     }
     mine = next((frame for frame in reversed(frames) if frame.filename in plugins), frames[-1])
     text = str(error).partition("\n")[0]
-    return f"{type(error).__name__}: {text} ({mine.filename.rpartition('/')[2]}:{mine.lineno}, in {mine.name})"
+    return f"{type(error).__name__}: {text} ({Path(mine.filename).name}:{mine.lineno}, in {mine.name})"
