@@ -33,8 +33,8 @@ def table_of(entries: Sequence[Entry]) -> list[str]:
         [
             entry.path,
             entry.size,
-            entry.source or "-",
-            "-" if entry.difference is None else significant(entry.difference),
+            entry.source,
+            None if entry.difference is None else significant(entry.difference),
             "learns" if entry.learns else "frozen",
         ]
         for entry in _layers_together(list(_shortest("", list(entries))))
