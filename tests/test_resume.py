@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -15,10 +16,13 @@ import tiny
 import torch
 from tiny import BRIEF, Lab, Stop, names, stopping
 
+import weft
 import weft.training.run as running
 from weft.evaluation import Plan
+from weft.models.config import ModelConfig
 from weft.runs.atomic import TEMPORARY
 from weft.runs.folder import RunFolder
+from weft.text.tokenizers import TokenizerConfig
 from weft.training.interrupts import Interrupts
 
 
@@ -87,6 +91,25 @@ def test_killed_when_about_to_change_a_file(lab: Lab, share: float) -> None:
         assert tiny.result(path) == expected, touches
         assert names(path) == names(runs / "whole"), touches
         assert not list(runs.rglob(f"{TEMPORARY}*")), touches
+
+
+@posix
+def test_killed_without_its_donor(lab: Lab) -> None:
+    """What was copied from another model is the run's own from its first instant."""
+    tokenizer = TokenizerConfig.choose("bytes").train([], 0)
+    config = ModelConfig.load(tiny.recipe(lab.recipe)["model"]).bind(tokenizer.vocab_size)
+    donor = weft.save(weft.build(config, seed=9), tokenizer, lab.folder / "donor")
+    transfer = f"transfer={{from: {donor}, copy: {{embedding: embedding, '*.1': '*.1'}}, freeze: [embedding]}}"
+    overrides, path = (*SHORT, "model.dropout=0.2", transfer), lab.folder / "donated" / "run"
+    expected = lab.undisturbed(*overrides)
+    new = ["train", lab.recipe, *overrides, "--runs", path.parent, "--name", path.name]
+    killed = tiny.Process(lab.folder, *new, within=path.parent, touches=20)
+    assert killed.wait() == -signal.SIGKILL, killed.said
+    assert not names(path), "killed before the first checkpoint"
+    shutil.rmtree(donor)
+    lab.resume(path)
+    assert tiny.result(path) == expected
+    assert RunFolder(path).manifest()["transfer"]["unchanged"] is True
 
 
 # --- stopped by a user's code ---

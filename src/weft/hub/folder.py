@@ -23,6 +23,7 @@ from weft.models.config import ModelConfig
 from weft.models.transformer import Transformer
 from weft.nn.module import Module
 from weft.runs.atomic import new_folder, write_text
+from weft.runs.fingerprints import of_data, of_file
 from weft.runs.folder import read_json, to_json
 from weft.text.tokenizers import Tokenizer
 
@@ -106,6 +107,18 @@ def read_model(folder: Path, device: torch.device | str = "cpu") -> tuple[Transf
             module.reset_buffers()
     copy_weights(model, read_tensors(folder / "model.safetensors", device), str(folder))
     return model.eval(), Tokenizer.load(folder / "tokenizer.json")
+
+
+def content_of(folder: Path) -> str:
+    """Content address of a model folder: SHA-256 over its declaration, weights and tokenizer, wherever it lies.
+
+    Raises WeftError when a file is missing or damaged.
+    """
+    try:
+        files = {name: of_file(folder / name) for name in ("model.safetensors", "tokenizer.json")}
+    except OSError as error:
+        raise WeftError(f"{error.filename}: {error.strerror}") from None
+    return of_data({**files, "model": read_config(folder)["model"]})
 
 
 def read_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:

@@ -25,10 +25,18 @@ def load(
     Raises WeftError when there is none, or the name is a preset, which has no trained weights.
     """
     load_plugins(plugins)
+    return read_model(trained_folder(name), device)
+
+
+def trained_folder(name: str | Path) -> Path:
+    """The model folder of a run (its best checkpoint) or the one that is named.
+
+    Raises WeftError when there is none, or the name is a preset, which has no trained weights.
+    """
     path = Path(name)
     if not path.exists() and str(name) in presets():
         raise WeftError(f"{name}: a preset has no trained weights; train one (weft train) or name a run's folder")
-    return read_model(model_folder(path), device)
+    return model_folder(path)
 
 
 def model_folder(path: Path) -> Path:

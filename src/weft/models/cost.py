@@ -65,8 +65,22 @@ def parameter_count(model: nn.Module) -> int:
 
 
 def training_flops(model: nn.Module, length: int) -> int:
-    """FLOPs per token of a training step: backward computes two products for each of forward's."""
-    return 3 * total(model, length).flops
+    """FLOPs per token of a training step: backward computes two products for each of forward's.
+
+    That is the gradient of the weights, where they learn, and that of what came in, where something before it learns.
+    Of matrices that read the same in the first block that learns all but one count as if another stood before them.
+    """
+    flops, flows = 0, False
+    found = costs(model, length)
+    for path, module in model.named_modules(remove_duplicate=False):
+        if path in found:
+            own = list(module.parameters(recurse=False))
+            learns = any(parameter.requires_grad for parameter in own or module.parameters())
+            # without weights of its own it multiplies what the modules inside it gave, by itself
+            times = 1 + learns + flows if own else 1 + 2 * (learns or flows)
+            flops += times * found[path].flops
+            flows = flows or (learns and bool(own))
+    return flops
 
 
 def pair_flops(model: nn.Module, source: int, target: int) -> int:

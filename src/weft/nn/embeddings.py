@@ -7,6 +7,7 @@ the first block gets is D wide. E is D, unless the table is factorised.
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -139,6 +140,8 @@ class TokenEmbedding(Module):
     taps = ("x",)
     looks_back = False
     """Whether a token's vector depends on the token before it, so that a cache must keep that."""
+    by_token: ClassVar[tuple[str, ...]] = ("tokens",)
+    """Names of the tables that tokens choose rows of: with another tokenizer's tokens they mean nothing."""
 
     def __init__(self, options: Tokens, dims: Dims, width: int) -> None:
         super().__init__()
@@ -196,6 +199,7 @@ class BigramEmbedding(TokenEmbedding):
     """x_BTD = scale (tokens.weight[tokens_BT] + pairs.weight[hash(token before, token)]) + segments."""
 
     looks_back = True
+    by_token = ("tokens", "pairs")
 
     def __init__(self, options: Bigrams, dims: Dims) -> None:
         super().__init__(options, dims, dims.d_model)

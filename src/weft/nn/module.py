@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -114,6 +114,8 @@ class Module(nn.Module):
     """Names of the values that this part offers to listeners."""
     unfused_taps: ClassVar[tuple[str, ...]] = ()
     """Those that a fused kernel does not have: while somebody listens, `auto` chooses `reference`."""
+    frozen = False
+    """Whether this part, with all inside it, computes as in evaluation in training too, and does not move."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,8 +163,12 @@ class Module(nn.Module):
         """Whether somebody listens to `name`: a fused kernel may have to step aside."""
         return bool(self._listeners.get(name))
 
+    def train(self, mode: bool = True) -> Self:
+        """As torch's, but a frozen part stays in evaluation."""
+        return super().train(mode and not self.frozen)
+
     def after_step(self) -> None:
-        """Called once after each optimizer step."""
+        """Called once after each optimizer step, unless the part is frozen."""
 
 
 def tap_paths(model: nn.Module) -> Iterator[tuple[str, Module, str]]:

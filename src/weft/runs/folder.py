@@ -4,6 +4,7 @@ runs/demo/
   recipe.yaml  resolved.yaml    as asked; everything
   manifest.json                 versions, machine, fingerprints, data, budget
   metrics.jsonl                 one object a line
+  transfer.safetensors          what was copied from another model, if anything was
   predictions/<split>.jsonl     per example
   checkpoints/step-00001000/    what a model folder holds, and the loop's state
   report.html                   a pure function of the files above
@@ -15,7 +16,7 @@ import glob
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,11 @@ class RunFolder:
         resolved: dict[str, Any],
         manifest: dict[str, Any],
         copies: Mapping[str, Path] | None = None,
+        fill: Callable[[Path], None] | None = None,
     ) -> RunFolder:
         """A new run at `path`, complete from its first instant, with copies of files by their name in it.
+
+        `fill` writes what else belongs there.
 
         Raises WeftError when there is something already.
         """
@@ -60,6 +64,8 @@ class RunFolder:
             for name, source in (copies or {}).items():
                 (folder / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(source, folder / name)
+            if fill is not None:
+                fill(folder)
         return cls(path)
 
     @classmethod

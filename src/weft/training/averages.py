@@ -41,7 +41,7 @@ class Exponential(Average, kind="exponential"):
 
 
 class Averages:
-    """The exponential averages of a model's parameters, by path."""
+    """The exponential averages of a model's parameters that learn, by path."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model, self.decay = model, decay
@@ -49,13 +49,13 @@ class Averages:
 
     def begin(self) -> None:
         """Take the model's present parameters as the averages."""
-        self.tensors = {path: parameter.detach().clone() for path, parameter in self.model.named_parameters()}
+        self.tensors = {path: parameter.detach().clone() for path, parameter in self._learning()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after step `step`, which counts from 1."""
         share = 1 - min(self.decay, step / (step + 9))
-        parameters: list[Tensor] = list(self.model.parameters())
+        parameters: list[Tensor] = [parameter for _, parameter in self._learning()]
         torch._foreach_lerp_(list(self.tensors.values()), parameters, share)
 
     @contextmanager
@@ -68,5 +68,8 @@ class Averages:
             self._swap()
 
     def _swap(self) -> None:
-        for path, parameter in self.model.named_parameters():
+        for path, parameter in self._learning():
             parameter.data, self.tensors[path] = self.tensors[path], parameter.data
+
+    def _learning(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((path, parameter) for path, parameter in self.model.named_parameters() if parameter.requires_grad)

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from weft.config.plugins import require
 from weft.errors import WeftError
 from weft.hub.folder import copy_weights, read_config, read_tensors, write_model, write_tensors
@@ -23,6 +25,7 @@ from weft.runs.folder import RunFolder, read_json
 from weft.text.tokenizers import Tokenizer
 from weft.training.loop import Training
 from weft.training.optimizers import restore_state, state_tensors
+from weft.transfer import START, fingerprint
 
 _WEIGHTS = "weights/"
 """In front of a parameter's path in the state: the weight itself, where the model has its average."""
@@ -89,3 +92,23 @@ def restore_tensors(path: Path, training: Training) -> None:
         training.averages.begin()
         copy_weights(training.model, {**tensors, **weights}, str(path))
     restore_state(training.optimizer, state)
+
+
+def restore_start(run: RunFolder, training: Training) -> None:
+    """What a new run copied from another model, where there is no checkpoint to go on from.
+
+    Raises WeftError when that was lost or damaged.
+    """
+    copied = run.manifest().get("transfer", {}).get("copied", {})
+    if not copied:
+        return
+    path, parameters = run.path / START, dict(training.model.named_parameters())
+    tensors = read_tensors(path)
+    written = {name: entry["sha256"] for name, entry in copied.items()}
+    if {name: fingerprint(tensor) for name, tensor in tensors.items()} != written:
+        raise WeftError(f"{path}: not what was written; begin a new run with the recipe.yaml beside it")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            parameters[name].copy_(tensor)
+    if training.averages is not None:
+        training.averages.begin()

@@ -27,6 +27,7 @@ from weft.objectives import Batch, Learner
 from weft.seeds import derive
 from weft.training.optimizers import set_rates
 from weft.training.recipe import Recipe
+from weft.transfer import Plan
 
 OnStep = Callable[[int, dict[str, Any]], None]
 DATA, CLIP, OPTIMIZER = "data", "clip", "optimizer"
@@ -46,9 +47,14 @@ class Since:
 class Training:
     """A model in training."""
 
-    def __init__(self, recipe: Recipe, config: ModelConfig, data: PreparedData, machine: Machine) -> None:
+    def __init__(
+        self, recipe: Recipe, config: ModelConfig, data: PreparedData, machine: Machine, plan: Plan | None = None
+    ) -> None:
+        """`plan`: what the model begins with of another one, and what of it does not learn."""
         self.recipe, self.data, self.machine = recipe, data, machine
         self.model = build(config, seed=recipe.train.seed, device=machine.device)
+        if plan is not None:
+            plan.apply(self.model)
         self.model.compute_dtype = machine.dtype
         self.learner = Learner(self.model, recipe.objective).train()
         self.optimizer = recipe.optimizer.build(self.model)
@@ -87,7 +93,7 @@ class Training:
             self.optimizer.zero_grad(set_to_none=True)
         for module in self.model.modules():
             after_step = getattr(module, "after_step", None)
-            if after_step is not None:
+            if after_step is not None and not getattr(module, "frozen", False):
                 after_step()
         for layer, ratio in update_ratios(self.model, before).items():
             if layer in shown:  # a layer without a gradient rests

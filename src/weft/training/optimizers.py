@@ -40,7 +40,7 @@ class Optimizer(Part, slot="optimizer", default="adamw"):
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer of a model's parameters.
 
-        Raises WeftError when a group's pattern fits no parameter.
+        Raises WeftError when a group's pattern fits no parameter that learns.
         """
         return self.make(self.parameter_groups(model.named_parameters(), hidden_matrices(model)))
 
@@ -60,10 +60,15 @@ class Optimizer(Part, slot="optimizer", default="adamw"):
         self, parameters: Iterable[tuple[str, nn.Parameter]], hidden: Collection[str] = ()
     ) -> list[dict[str, Any]]:
         """Parameters by what applies to them; each group remembers its paths and its base learning rate."""
-        named = [(path, parameter) for path, parameter in parameters if parameter.requires_grad]
+        known = list(parameters)
+        named = [(path, parameter) for path, parameter in known if parameter.requires_grad]
         for group in self.groups:
             for pattern in group.paths:
                 if not any(fnmatch.fnmatchcase(path, pattern) for path, _ in named):
+                    if any(fnmatch.fnmatchcase(path, pattern) for path, _ in known):
+                        raise WeftError(
+                            f"optimizer.groups: {pattern!r} fits only what transfer.freeze freezes; drop it"
+                        )
                     raise WeftError(f"optimizer.groups: {pattern!r} fits no parameter; paths look like {named[0][0]!r}")
         gathered: dict[tuple[Any, ...], dict[str, Any]] = {}
         for path, parameter in named:

@@ -19,6 +19,7 @@ from weft.training.averages import Average, NoAverage
 from weft.training.budget import Budget
 from weft.training.optimizers import AdamW, Optimizer
 from weft.training.schedules import Schedule, WarmupStableDecay
+from weft.transfer import Transfer
 
 
 class Train(Section):
@@ -81,6 +82,8 @@ class Recipe(Section):
     """how a step follows from a gradient"""
     schedule: Slot[Schedule] = WarmupStableDecay()
     """the learning rate over the run"""
+    transfer: Transfer | None = None
+    """what is copied from another model, and what is frozen; nothing unless given"""
     train: Train = Train()
     """how long, in what portions, and how it is watched"""
 

@@ -204,7 +204,7 @@ def _raw(run: Run) -> list[Markup]:
         (f"step {line.step:,}", line.values.get("message") or line.values.get("what") or "")
         for line in run.log.of("event")
     ]
-    named = ("data", "model", "machine", "versions")
+    named = ("data", "model", "transfer", "machine", "versions")
     rest = {key: value for key, value in run.manifest.items() if key not in named}
     parts = [
         ("Recipe, as asked", tag("pre", run.recipe) if run.recipe else ""),

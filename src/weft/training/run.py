@@ -26,13 +26,14 @@ from weft.runs.atomic import DiskError
 from weft.runs.folder import RunFolder, free_name
 from weft.text.tokenizers import Tokenizer
 from weft.training.budget import Budget
-from weft.training.checkpoints import newest, prune, restore_tensors, save_checkpoint
+from weft.training.checkpoints import newest, prune, restore_start, restore_tensors, save_checkpoint
 from weft.training.interrupts import Interrupts
 from weft.training.loop import OnStep, Training
 from weft.training.progress import Progress, say
 from weft.training.recipe import PLAIN, Recipe, is_plain, load_recipe, read_recipe, recipes
 from weft.training.report import write_report
 from weft.training.setup import Prepared, changed, make_training, manifest_of, new_training, prepare_run
+from weft.transfer import moved
 
 _BEST = ("loss", "bits_per_byte", "accuracy", "macro_f1", "bleu", "chrf")
 """What is kept of the validation of the best checkpoint."""
@@ -95,7 +96,11 @@ def train(
     hashes = {name: (loaded | given)[plugin] for name, plugin in copies.items()}
     manifest = {**manifest_of(prepared, training, hashes, command), "name": path.name}
     resolved = prepared.recipe.model_dump(mode="json")
-    run = RunFolder.create(path, asked, resolved, manifest, copies)
+    plan = prepared.plan
+    for line in [] if plan is None else plan.lines(training.model):
+        say(console, line)
+    run = RunFolder.create(path, asked, resolved, manifest, copies, None if plan is None else plan.keep)
+    prepared = replace(prepared, plan=None)  # the donor's weights need not be held any longer
     return Runner(run, prepared, training, on_step, console).run()
 
 
@@ -164,6 +169,7 @@ def _restore(run: RunFolder, training: Training, console: Console) -> dict[str, 
         run.log.cut(training.step)
         say(console, f"{run.path}: going on from step {training.step} of {training.total}")
         return state
+    restore_start(run, training)
     run.log.cut(-1)
     say(console, f"{run.path}: no checkpoint {left}, beginning at step 0")
     return None
@@ -236,10 +242,13 @@ class Runner:
 
     def _say_start(self, progress: Progress) -> None:
         training = self.training
-        parameters = self.folder.manifest()["model"]["parameters"]
+        manifest = self.folder.manifest()
+        parameters, learning = manifest["model"]["parameters"], ""
+        if "transfer" in manifest:
+            learning = f" ({manifest['transfer']['parameters']['learning']:,} of them learn)"
         progress.say(
-            f"{self.folder.path}: {parameters:,} parameters, {training.total} steps of {training.tokens_per_step:,}"
-            f" tokens, {self.prepared.machine.why}"
+            f"{self.folder.path}: {parameters:,} parameters{learning}, {training.total} steps of"
+            f" {training.tokens_per_step:,} tokens, {self.prepared.machine.why}"
         )
 
     def _out_of_time(self) -> bool:
@@ -347,6 +356,7 @@ class Runner:
     def _conclude(self) -> None:
         """The whole validation text, thoroughly; what the model says of each document or example; the report."""
         self._prune()  # a kill may have come before it
+        transferred = self._frozen_as_before()
         with self.console.status("measuring the whole validation text"):
             result = self._evaluate(thorough=True)
         measured = self.folder.log.last("validation")
@@ -354,9 +364,24 @@ class Runner:
             self._log("validation", {**result.values(), "final": True})
         self.folder.log.sync()
         write_predictions(self.folder.path / "predictions", result, self.prepared.data.validation)
-        self.folder.update_manifest(status="finished", seconds=round(time.monotonic() - self.began, 1))
+        seconds = round(time.monotonic() - self.began, 1)
+        self.folder.update_manifest(status="finished", seconds=seconds, **transferred)
         write_report([self.folder.path])
         self._say_end(result)
+
+    def _frozen_as_before(self) -> dict[str, Any]:
+        """The manifest's entry on transfer, and that what is frozen is bit by bit what it was.
+
+        Raises WeftError where it is not.
+        """
+        transfer = self.folder.manifest().get("transfer")
+        if transfer is None:
+            return {}
+        others = moved(transfer["frozen"], self.training.model)
+        if others:
+            self.folder.update_manifest(transfer={**transfer, "unchanged": False})
+            raise WeftError(f"{self.folder.path}: {others[0]} is frozen and has changed; which part of yours moves it?")
+        return {"transfer": {**transfer, "unchanged": True}}
 
     def _say_end(self, result: Result) -> None:
         for line in result.lines(self.prepared.data.report.get("baselines", {})):

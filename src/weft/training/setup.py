@@ -25,6 +25,7 @@ from weft.training.budget import Budget
 from weft.training.loop import Training, timed_steps
 from weft.training.progress import say
 from weft.training.recipe import Recipe
+from weft.transfer import Plan, open_donor, planned
 
 _SCORES = ("accuracy", "macro_f1", "bleu", "chrf")
 """What simple methods are measured by before a task is learned."""
@@ -39,6 +40,8 @@ class Prepared:
     machine: device.Machine
     environment: dict[str, Any]
     """What bitwise equality depends on."""
+    plan: Plan | None = None
+    """What is copied from another model, and what is frozen."""
 
 
 def prepare_run(recipe: Recipe, console: Console, fingerprint: str | None = None) -> Prepared:
@@ -64,6 +67,11 @@ def prepare_run(recipe: Recipe, console: Console, fingerprint: str | None = None
     recipe.objective.check(model)
     recipe.objective.check_inputs(model)
     trial = blank(model.stand_in())  # parts that do not fit are found before the data are read
+    donor = None
+    if recipe.transfer is not None:
+        if recipe.transfer.donor is not None and fingerprint is None:  # a run that goes on has what it needs
+            donor = open_donor(recipe.transfer.donor)
+        planned(recipe.transfer, trial, needed, donor).apply(trial)
     recipe.optimizer.parameter_groups(trial.named_parameters())
     data = prepare(recipe.data, length, recipe.objective.special_tokens, console, recipe.objective.columns)
     if fingerprint not in (None, data.fingerprint):
@@ -76,7 +84,10 @@ def prepare_run(recipe: Recipe, console: Console, fingerprint: str | None = None
         for note in recipe.optimizer.notes(trial):
             say(console, note)
     bound = recipe.model_copy(update={"model": model.bind(data.tokenizer.vocab_size, data.labels)})
-    return Prepared(bound, data, machine, environment(machine, threads))
+    plan = None
+    if recipe.transfer is not None:
+        plan = planned(recipe.transfer, blank(bound.model), needed, donor, data.tokenizer)
+    return Prepared(bound, data, machine, environment(machine, threads), plan)
 
 
 def _tell(data: dict[str, Any], console: Console) -> None:
@@ -131,14 +142,18 @@ def new_training(prepared: Prepared, console: Console) -> Training:
 
 def make_training(prepared: Prepared) -> Training:
     """A training at step 0, without a number of steps."""
-    return Training(prepared.recipe, prepared.recipe.model, prepared.data, prepared.machine)
+    return Training(prepared.recipe, prepared.recipe.model, prepared.data, prepared.machine, prepared.plan)
 
 
 def manifest_of(prepared: Prepared, training: Training, plugins: dict[str, str], command: str) -> dict[str, Any]:
     """What a run writes down of its surroundings."""
     recipe, data = prepared.recipe, prepared.data
+    asked = semantic(recipe)
+    transferred = prepared.plan.record(training.model) if prepared.plan is not None else None
+    if transferred is not None:  # what the donor is, not where it lies
+        asked["transfer"]["from"] = transferred["content"]
     identity = {
-        "recipe": semantic(recipe),
+        "recipe": asked,
         "data": data.fingerprint,
         "plugins": sorted(plugins.values()),
         "code": prepared.environment["code"],
@@ -158,7 +173,8 @@ def manifest_of(prepared: Prepared, training: Training, plugins: dict[str, str],
         "versions": prepared.environment["versions"],
         "code": prepared.environment["code"],
         "plugins": plugins,
-        "parent": None,
+        "parent": transferred and transferred["content"],
+        **({} if transferred is None else {"transfer": transferred}),
         "model": {
             "kind": recipe.model.kind,
             "parameters": parameter_count(training.model),
