@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,23 +42,54 @@ def of_modules(names: Iterable[str], without: Iterable[str] = ()) -> str:
     excluded = tuple(without)
     while left:
         name = left.pop()
-        if name in seen or any(name == other or name.startswith(f"{other}.") for other in excluded):
-            continue
-        seen.add(name)
-        left += used_modules(root, name)
+        if name not in seen and not any(name == other or name.startswith(f"{other}.") for other in excluded):
+            seen.add(name)
+            left += _used(root, name)
     seen.remove("weft")
-    return of_data({name: code_of(path.read_text(encoding="utf-8")) for name in seen if (path := _file(root, name))})
+    return of_data({name: _read(path).code for name in seen if (path := _file(root, name))})
+
+
+def code_of(text: str) -> str:
+    """SHA-256 of a module's syntax tree: what the interpreter sees, but for docstrings."""
+    return _module(text).code
+
+
+@dataclass(frozen=True)
+class _Module:
+    code: str
+    imports: tuple[tuple[str, tuple[str, ...]], ...]
+    """each module of weft that it imports, with the names taken from it; those for type checkers alone left out"""
+
+
+def _read(path: Path) -> _Module:
+    return _read_once(path, path.stat().st_mtime_ns)
 
 
 @cache
-def code_of(text: str) -> str:
-    """SHA-256 of a module's syntax tree: what the interpreter sees, but for docstrings."""
-    tree = ast.parse(text)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+def _read_once(path: Path, changed: int) -> _Module:
+    return _module(path.read_text(encoding="utf-8"))
+
+
+def _module(text: str) -> _Module:
+    tree, imports = ast.parse(text), list[tuple[str, tuple[str, ...]]]()
+    tree.body = _cleaned(tree.body, imports)
+    return _Module(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(imports))
+
+
+def _cleaned(body: list[ast.stmt], imports: list[tuple[str, tuple[str, ...]]], typing: bool = False) -> list[ast.stmt]:
+    """Statements without strings that stand alone (docstrings), here and below; adds to `imports`."""
+    kept = [line for line in body if not _is_text(line)]
+    for line in kept:
+        if isinstance(line, ast.ImportFrom) and (line.module or "").split(".")[0] == "weft" and not typing:
+            imports.append((line.module or "", tuple(alias.name for alias in line.names)))
+        elif isinstance(line, ast.Import) and not typing:
+            imports += [(alias.name, ()) for alias in line.names if alias.name.split(".")[0] == "weft"]
+        checked = isinstance(line, ast.If) and isinstance(line.test, ast.Name) and line.test.id == "TYPE_CHECKING"
+        for holder in (line, *getattr(line, "handlers", ()), *getattr(line, "cases", ())):
+            for field in ("body", "orelse", "finalbody"):
+                if isinstance(below := getattr(holder, field, None), list):
+                    setattr(holder, field, _cleaned(below, imports, typing or checked))
+    return kept
 
 
 def _is_text(node: ast.AST) -> bool:
@@ -74,13 +106,13 @@ def _file(root: Path, name: str) -> Path | None:
     return found if found.is_file() else None
 
 
-def used_modules(root: Path, name: str) -> list[str]:
+def _used(root: Path, name: str) -> list[str]:
     """The modules of weft that a module imports, at its top or later; a name that a package passes on is looked up."""
     path = _file(root, name)
     if path is None:
         return []
     found: list[str] = []
-    for module, names in _imports(path, path.stat().st_mtime_ns):
+    for module, names in _read(path).imports:
         found += [_home(root, module, name) for name in names] if names else [module]
         if names and (package := _file(root, module)) is not None and package.name == "__init__.py":
             found += _side_effects(root, module, package)
@@ -93,7 +125,7 @@ def _home(root: Path, module: str, name: str) -> str:
         return f"{module}.{name}"
     path = _file(root, module)
     if path is not None and path.name == "__init__.py":
-        for other, names in _imports(path, path.stat().st_mtime_ns):
+        for other, names in _read(path).imports:
             if name in names and other != module:
                 return _home(root, other, name)
     return module
@@ -101,24 +133,5 @@ def _home(root: Path, module: str, name: str) -> str:
 
 def _side_effects(root: Path, module: str, package: Path) -> list[str]:
     """Submodules that a package imports whole: they register what they hold."""
-    lines = _imports(package, package.stat().st_mtime_ns)
-    whole = [f"{other}.{name}" for other, names in lines if other == module for name in names]
+    whole = [f"{other}.{name}" for other, names in _read(package).imports if other == module for name in names]
     return [name for name in whole if _file(root, name) is not None]
-
-
-@cache
-def _imports(path: Path, changed: int) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Each import of weft's modules, with the names taken from it; those for type checkers alone left out."""
-    return tuple(_weft_imports(ast.parse(path.read_text(encoding="utf-8"))))
-
-
-def _weft_imports(node: ast.AST) -> Iterator[tuple[str, tuple[str, ...]]]:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
-            continue
-        if isinstance(child, ast.ImportFrom) and (child.module or "").split(".")[0] == "weft":
-            yield child.module or "", tuple(alias.name for alias in child.names)
-        elif isinstance(child, ast.Import):
-            yield from ((alias.name, ()) for alias in child.names if alias.name.split(".")[0] == "weft")
-        else:
-            yield from _weft_imports(child)

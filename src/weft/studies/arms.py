@@ -14,7 +14,7 @@ from weft.config import Override, load
 from weft.errors import ConfigError, WeftError
 from weft.models.build import blank
 from weft.models.cost import parameter_count, training_flops
-from weft.studies.arm import Arm, with_budget
+from weft.studies.arm import Arm, code_of, with_budget
 from weft.studies.declaration import Study
 from weft.studies.differences import differences, undeclared
 from weft.studies.equality import equalized, unequal
@@ -144,7 +144,7 @@ def _arm(name: str, overrides: Mapping[str, Any], recipe: Recipe, prepared: Prep
     steps = Budget.read(train.budget).steps(tokens, loader.tokens_per_epoch, flops)
     return Arm(
         name, overrides, recipe, bound, prepared.data.fingerprint, parameter_count(model), flops, tokens, steps,
-        prepared.environment,
+        prepared.environment, code_of(bound),
     )  # fmt: skip
 
 

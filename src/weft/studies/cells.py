@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from weft.config import sections_within, semantic
+from weft.config import semantic
 from weft.errors import WeftError
 from weft.runs import fingerprints
 from weft.runs.atomic import DiskError, write_text
@@ -22,9 +22,6 @@ from weft.runs.folder import RunFolder, read_json, to_json
 from weft.studies.arm import Arm
 from weft.training.recipe import Recipe
 from weft.training.run import train
-
-DRAWING = ("weft.report", "weft.training.report")
-"""Code that shows results and changes none."""
 
 
 class State(StrEnum):
@@ -67,7 +64,7 @@ def cell_of(arm: Arm, seed: int, threads: int, plugins: Iterable[Path] = ()) -> 
     identity = {
         "recipe": {**semantic(bound), "plugins": sorted(own)},
         "data": arm.data,
-        "code": code_of(bound),
+        "code": arm.code,
         "seed": seed,
         "threads": threads,
         **{name: arm.environment[name] for name in kept},
@@ -80,12 +77,6 @@ def cell_of(arm: Arm, seed: int, threads: int, plugins: Iterable[Path] = ()) -> 
 
 def _with_train(recipe: Recipe, changed: Mapping[str, Any]) -> Recipe:
     return recipe.model_copy(update={"train": recipe.train.model_copy(update=dict(changed))})
-
-
-def code_of(recipe: Recipe) -> str:
-    """Which code a run of this recipe uses: that of the run, and of the parts which the recipe names."""
-    modules = {type(section).__module__ for _, section in sections_within(recipe)}
-    return fingerprints.of_modules([*sorted(modules), "weft.training.run"], without=DRAWING)
 
 
 def state_of(folder: Path) -> State:

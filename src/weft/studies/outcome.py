@@ -50,7 +50,7 @@ def findings(
             "seeds": list(study.seed_list),
             "looks": [list(look) for look in looks],
             "items": scores.n_items if isinstance(scores, ItemScores) else None,
-            "arms": {arm.name: _arm(arm, study, values[arm.name], values) for arm in arms.arms},
+            "arms": {arm.name: _arm(arm, values[arm.name]) for arm in arms.arms},
             "comparisons": told,
             "problem": problem,
             "cells": [_cell(cell, store) for cell in cells],
@@ -70,8 +70,8 @@ def scores_of(study: Study, cells: Sequence[Cell], store: Path) -> CorpusScores 
         if len(ids) == 1:
             n_items = len(next(iter(ids)))
             nothing = [math.nan] * n_items
-            rows = [[list(right[arm, s].values()) if (arm, s) in right else nothing for s in seeds] for arm in names]
-            return ItemScores(names, seeds, np.array(rows))
+            tables = [[list(right[arm, s].values()) if (arm, s) in right else nothing for s in seeds] for arm in names]
+            return ItemScores(names, seeds, np.array(tables))
     reached = {place: score(folder, study.metric.name) for place, folder in finished.items()}
     rows = [[reached.get((arm, seed), math.nan) for seed in seeds] for arm in names]
     return CorpusScores(names, seeds, np.array(rows))
@@ -90,7 +90,7 @@ def _right(folder: Path) -> dict[str, float]:
     return {example["id"]: float(example["label"] == example["predicted"]) for example in examples}
 
 
-def _arm(arm: Arm, study: Study, values: Sequence[float], all_values: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+def _arm(arm: Arm, values: Sequence[float]) -> dict[str, Any]:
     """What is known of an arm without a clock."""
     known = [value for value in values if math.isfinite(value)]
     return {

@@ -53,8 +53,9 @@ class Workers:
         Raises WeftError where a process could not do its work and the cell is not to blame.
         """
         found = []
-        for sentinel in wait(list(self.running), seconds) if self.running else []:
-            cell, process = self.running.pop(sentinel)  # type: ignore[index]  # sentinels alone were waited for
+        ready = wait(list(self.running), seconds) if self.running else []
+        for sentinel in [one for one in self.running if one in ready]:
+            cell, process = self.running.pop(sentinel)
             process.join()
             if process.exitcode == _REFUSED:
                 raise WeftError(_last_line(log_of(self.store, cell)))
@@ -101,7 +102,8 @@ def _context() -> Any:
 def _nameless_main() -> Iterator[None]:
     """Processes do not import the program that started the study: a script without a guard would start it again."""
     main = sys.modules["__main__"]
-    kept = {name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__}
+    names = ["__file__", "__spec__"]
+    kept = {name: main.__dict__.pop(name) for name in names if name in main.__dict__}
     main.__spec__ = None
     try:
         yield
