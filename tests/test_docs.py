@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import tiny
 
+from weft.config import Override, yaml
+
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 import tutorials
 
@@ -40,6 +42,14 @@ def small(recipe: str) -> list[str]:
     layers = [f"model.{stack}.n_layers=1" for stack in STACKS.get(recipe, ("decoder",))]
     heads = [f"model.{stack}.block.attention.n_heads=2" for stack in STACKS.get(recipe, ("decoder",))]
     return [*SMALL, *layers, *heads]
+
+
+def small_study(text: str) -> str:
+    """The study, its quick look made small."""
+    study = yaml.parse(text, "study.yaml")
+    overrides = [Override.read(one) for one in small(study["base"])]
+    study["quick"]["set"] = {".".join(one.path): one.value for one in overrides}
+    return yaml.dump(study)
 
 
 def files_of_a_reader(folder: Path) -> None:
@@ -103,6 +113,8 @@ def test_page(page: Path, tmp_path: Path) -> None:
         if language == "console":
             for command in commands(text):
                 run_command(command, reader, answer if following == "text" else None)
+        elif language == "yaml" and "\narms:" in text:
+            (reader / "study.yaml").write_text(small_study(text), encoding="utf-8")
         elif language == "yaml":
             (reader / "recipe.yaml").write_text(text, encoding="utf-8")
             run(["train", "recipe.yaml", *small("recipe.yaml")], reader)

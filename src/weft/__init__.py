@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from weft.hub import load, save
     from weft.models.build import build
     from weft.models.config import ModelConfig
+    from weft.studies.engine import Report, study
     from weft.training.recipe import Recipe
     from weft.training.run import Run, train
 
@@ -19,16 +20,18 @@ __version__ = "0.1.0"
 _HOMES = {
     "ModelConfig": "weft.models.config",
     "Recipe": "weft.training.recipe",
+    "Report": "weft.studies.engine",
     "Run": "weft.training.run",
     "WeftError": "weft.errors",
     "build": "weft.models.build",
     "generate": "weft.generation.generate",
     "load": "weft.hub",
     "save": "weft.hub",
+    "study": "weft.studies.engine",
     "train": "weft.training.run",
 }
 
-__all__ = ["ModelConfig", "Recipe", "Run", "WeftError", "build", "generate", "load", "save", "train"]
+__all__ = ["ModelConfig", "Recipe", "Report", "Run", "WeftError", "build", "generate", "load", "save", "study", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,20 @@ from typing import Annotated
 import typer
 
 import weft
-from weft.cli import bench, check, describe, evaluate, generate, predict, report, schema, tokenizer, train
+from weft.cli import (
+    bench,
+    check,
+    compare,
+    describe,
+    evaluate,
+    generate,
+    predict,
+    report,
+    schema,
+    study,
+    tokenizer,
+    train,
+)
 from weft.cli import list as listing
 from weft.errors import WeftError
 
@@ -28,11 +41,13 @@ app.command("evaluate")(evaluate.command)
 app.command("predict")(predict.command)
 app.command("describe")(describe.command)
 app.command("check")(check.command)
+app.command("compare")(compare.command)
 app.command("report")(report.command)
 app.command("schema")(schema.command)
 app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(listing.app, name="list")
 app.add_typer(bench.app, name="bench")
+app.add_typer(study.app, name="study")
 
 
 def _short(text: str | None) -> str:
@@ -40,7 +55,7 @@ def _short(text: str | None) -> str:
     return (text or "").partition(": weft ")[0]
 
 
-for _group in (app, tokenizer.app, listing.app, bench.app):
+for _group in (app, tokenizer.app, listing.app, bench.app, study.app):
     for _command in _group.registered_commands:
         _command.short_help = _short(_command.callback.__doc__)
 for _entry in app.registered_groups:

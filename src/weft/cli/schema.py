@@ -14,10 +14,11 @@ class What(StrEnum):
 
     recipe = "recipe"
     model = "model"
+    study = "study"
 
 
 def command(
-    what: Annotated[What, typer.Argument(help="a whole recipe, or a model alone")],
+    what: Annotated[What, typer.Argument(help="a whole recipe, a model alone, or a study")],
     plugins: Annotated[list[str] | None, typer.Option(help="a Python file with parts of your own, to be run")] = None,
 ) -> None:
     """Print a JSON Schema: weft schema recipe > recipe.schema.json
@@ -31,7 +32,8 @@ def command(
     from weft.config.plugins import load_plugins
 
     load_plugins(plugins or (), Path())
-    typer.echo(json.dumps(recipe_schema() if what is What.recipe else model_schema(), ensure_ascii=False, indent=2))
+    schemas = {What.recipe: recipe_schema, What.model: model_schema, What.study: study_schema}
+    typer.echo(json.dumps(schemas[what](), ensure_ascii=False, indent=2))
 
 
 def recipe_schema() -> dict[str, Any]:
@@ -47,6 +49,13 @@ def model_schema() -> dict[str, Any]:
     from weft.models.config import ModelConfig
 
     return _schema(Slot[ModelConfig], "a model of weft")
+
+
+def study_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a study."""
+    from weft.studies.declaration import Study
+
+    return _schema(Study, "a study of weft")
 
 
 def _schema(declared: Any, title: str) -> dict[str, Any]:

@@ -78,6 +78,8 @@ class Objective(Part, slot="objective", default="causal"):
     """Tokens that the objective needs beside the end of a document."""
     continues: ClassVar[bool] = False
     """Whether a model that learns this continues a prompt, so that a run may show samples."""
+    metrics: ClassVar[tuple[str, ...]] = ("loss",)
+    """What a validation measures, by name in the log."""
     weights: ClassVar[Mapping[str, float]] = {"loss": 1.0}
     """The terms that are minimised, by name, and how much each counts; other terms are statistics."""
     tells: ClassVar[tuple[str, ...]] = ()

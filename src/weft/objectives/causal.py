@@ -23,6 +23,7 @@ class Causal(Objective, kind="causal"):
     """Next-token prediction: the mean of -log p(token | tokens before it), in nats (Radford et al. 2018, eq. 1)."""
 
     continues = True
+    metrics = ("loss", "bits_per_byte")
 
     def heads(self) -> dict[str, Head]:
         return {"lm": Lm()}

@@ -23,6 +23,7 @@ class Classification(Objective, kind="classification"):
     """The mean of -log p(class | text), in nats; the classes are those of the training part."""
 
     columns = ("label",)
+    metrics = ("loss", "accuracy", "macro_f1")
 
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """share of each target that is spread evenly over all classes (Szegedy et al. 2016, section 7)"""

@@ -22,6 +22,7 @@ class Seq2Seq(Objective, kind="seq2seq"):
     """The mean of -log p(target token | source, target tokens before it), in nats (Sutskever et al. 2014, eq. 1)."""
 
     columns = ("target",)
+    metrics = ("loss", "bleu", "chrf")
 
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     """share of each target that is spread evenly over all tokens (Vaswani et al. 2017, section 5.4)"""

@@ -1,0 +1,118 @@
+"""`weft study`: is one recipe better than another, by how much, how sure are we."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Compare recipes over seeds: weft study run study.yaml")
+
+Source = Annotated[str, typer.Argument(metavar="STUDY", help="a study: a YAML file")]
+Studies = Annotated[str, typer.Option(help="where studies and their cells lie")]
+Quick = Annotated[bool, typer.Option("--quick", help="a quick look: fewer seeds, shorter runs, another folder")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="cells at a time; as many as there are cores for unless given")]
+Threads = Annotated[int | None, typer.Option(min=1, help="threads of each cell; cores divided by cells unless given")]
+AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+
+
+@app.command()
+def run(
+    study: Source,
+    quick: Quick = False,
+    studies: Studies = "studies",
+    jobs: Jobs = None,
+    threads: Threads = None,
+    retry: Annotated[bool, typer.Option("--retry", help="run cells again that failed")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a study, or go on with it: weft study run study.yaml
+
+    What is there already is not repeated: Ctrl-C saves, and the same command goes on.
+    """
+    from weft.report.terminal import console
+    from weft.studies.engine import study as carry_out
+
+    report = carry_out(
+        study, studies=studies, quick=quick, jobs=jobs, threads=threads, retry=retry, console=console(stderr=as_json)
+    )
+    if as_json:
+        typer.echo(json.dumps({"folder": str(report.folder), "finished": report.finished, **report.results}))
+    if not report.finished:
+        raise typer.Exit(130)
+
+
+@app.command()
+def plan(
+    study: Source,
+    quick: Quick = False,
+    studies: Studies = "studies",
+    jobs: Jobs = None,
+    threads: Threads = None,
+    timed: Annotated[bool, typer.Option("--probe/--no-probe", help="two short timed runs of each arm")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a study takes and what it can find, without running it: weft study plan study.yaml"""
+    from pathlib import Path
+
+    from weft.report.terminal import console
+    from weft.studies.engine import open_study
+    from weft.studies.probes import plan
+
+    shown = console(stderr=as_json)
+    session = open_study(study, Path(studies), quick, jobs, threads, shown)
+    found = plan(session, shown, timed)
+    typer.echo(json.dumps(found.data()) if as_json else "\n".join(found.lines(len(session.study.seed_list))))
+
+
+@app.command()
+def selfcheck(study: Source, quick: Quick = False, studies: Studies = "studies") -> None:
+    """Tell how often the method errs on a study's own cells, split at random: weft study selfcheck study.yaml"""
+    from pathlib import Path
+
+    from weft.runs.folder import read_json
+    from weft.studies.declaration import read_study
+    from weft.studies.folder import StudyFolder
+    from weft.studies.outcome import measured
+    from weft.studies.selfchecks import selfcheck
+
+    declared = read_study(study)[0]
+    chosen = declared.quicker() if quick else declared
+    folder = StudyFolder(Path(studies), chosen.name)
+    scores = measured(chosen, read_json(folder.path / "results.json"), folder.store)
+    typer.echo(selfcheck(scores, alpha=chosen.metric.alpha).words())
+
+
+@app.command()
+def ablate(
+    recipe: Annotated[str, typer.Argument(help="a recipe: a file or a bundled name")],
+    against: Annotated[str | None, typer.Option(help="another recipe: its differences, one at a time")] = None,
+    add: Annotated[bool, typer.Option("--add", help="add each to the other recipe, instead of leaving it out")] = False,
+) -> None:
+    """Print a study that leaves out one part at a time: weft study ablate demo > ablation.yaml"""
+    from weft.config import yaml
+    from weft.studies.ablations import ablation
+
+    study, refused = ablation(recipe, against, add)
+    typer.echo(yaml.dump(study), nl=False)
+    for reason in refused:
+        typer.echo(f"left out: {reason}", err=True)
+
+
+@app.command("list")
+def listing(studies: Studies = "studies", as_json: AsJson = False) -> None:
+    """List the studies here and what they found: weft study list"""
+    from pathlib import Path
+
+    from weft.report.terminal import table
+    from weft.studies.folder import found_studies
+
+    found = found_studies(Path(studies))
+    if as_json:
+        typer.echo(json.dumps(found))
+    elif not found:
+        typer.echo(f"{studies}: no studies yet; weft study run STUDY makes one")
+    else:
+        rows = [[one["study"], f"{one['finished']} of {one['cells']}", one["verdict"]] for one in found]
+        typer.echo(table(["study", "cells", "verdict"], rows, width=10_000))

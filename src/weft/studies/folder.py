@@ -1,0 +1,109 @@
+"""A study's folder: what was declared before it ran, what it found; beside it the cells, which studies share.
+
+studies/
+  cells/0123456789abcdef/   a run folder for each cell, by content address
+  positions/
+    declared.json           question, threads, and each time that results were seen
+    study.yaml              the declaration as it was run last
+    results.json  report.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from weft.config import semantic, yaml
+from weft.errors import WeftError
+from weft.runs.atomic import disk_errors, write_text
+from weft.runs.folder import read_json, to_json
+from weft.studies.cells import State, state_of
+from weft.studies.declaration import Study
+
+
+class StudyFolder:
+    """The files of one study."""
+
+    def __init__(self, studies: Path, name: str) -> None:
+        self.path, self.store = studies / name, studies / "cells"
+
+    def declared(self) -> dict[str, Any]:
+        """What was declared; empty where nothing was."""
+        path = self.path / "declared.json"
+        return read_json(path) if path.is_file() else {}
+
+    def check(self, study: Study) -> None:
+        """Refuse another question than the one which cells have begun to answer.
+
+        Raises WeftError that names what differs.
+        """
+        before, now = self.declared(), question_of(study)
+        if not any(state_of(self.store / name) in (State.finished, State.failed) for name in before.get("cells", ())):
+            return
+        for name, value in now.items():
+            if (old := before["question"].get(name)) != value:
+                raise WeftError(
+                    f"{name} = {value!r}: was declared as {old!r} before {self.path} ran; a question that is changed"
+                    " afterwards is a new study: give it another name (its cells are reused)"
+                )
+
+    def declare(self, study: Study, raw: dict[str, Any], threads: int, cells: Sequence[str]) -> None:
+        """Write down the question, before a cell is run."""
+        known = self.declared()
+        kept = {"looks": known.get("looks", []), "cells": sorted({*known.get("cells", ()), *cells})}
+        write_text(self.path / "study.yaml", yaml.dump(raw))
+        told = {"question": question_of(study), "threads": threads, **kept}
+        write_text(self.path / "declared.json", to_json(told))
+
+    def looked(self, seeds: Sequence[int]) -> list[list[int]]:
+        """Write down that results of these seeds are seen; returns all the times, each with its seeds."""
+        declared = self.declared()
+        looks: list[list[int]] = declared.get("looks", [])
+        if list(seeds) not in looks:
+            looks = [*looks, list(seeds)]
+            write_text(self.path / "declared.json", to_json({**declared, "looks": looks}))
+        return looks
+
+
+def question_of(study: Study) -> dict[str, Any]:
+    """What may not change once cells have run, as plain data."""
+    return {"metric": semantic(study.metric), "baseline": study.compared_with, "equal": list(study.equal)}
+
+
+def found_studies(studies: Path) -> list[dict[str, Any]]:
+    """The studies in a folder: how many of their cells are finished, and what they found."""
+    found = []
+    for path in sorted(studies.glob("*/declared.json")):
+        folder = StudyFolder(studies, path.parent.name)
+        names = folder.declared().get("cells", [])
+        finished = sum(state_of(folder.store / name) is State.finished for name in names)
+        results = path.parent / "results.json"
+        told = read_json(results) if results.is_file() else {}
+        words = [f"{one['arm']}: {one['verdict']['words']}" for one in told.get("comparisons", ())]
+        verdict = "; ".join(words) or told.get("problem") or "not finished"
+        found.append({"study": folder.path.name, "cells": len(names), "finished": finished, "verdict": verdict})
+    return found
+
+
+@contextmanager
+def held(store: Path) -> Iterator[None]:
+    """Only one study at a time runs cells of a store.
+
+    Raises WeftError when another does.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows: nothing is held
+        yield
+        return
+    with disk_errors(store):
+        store.mkdir(parents=True, exist_ok=True)
+        file = (store / ".lock").open("w")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise WeftError(f"{store}: another study runs cells now; wait for it, or use another --studies") from None
+        yield
