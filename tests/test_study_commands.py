@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import schema as checker
 import tiny
@@ -17,8 +18,11 @@ from weft.config import yaml
 from weft.errors import WeftError
 from weft.studies.ablations import ablation
 from weft.studies.arms import resolve
+from weft.studies.cells import Cell
 from weft.studies.declaration import read_study
 from weft.studies.existing import compare_runs
+from weft.studies.outcome import scores_of
+from weft.studies.scores import ItemScores
 
 POSITIONS = "model.decoder.positions"
 SHORT = ("train.budget=4 steps", "train.evaluate_every=4", "train.checkpoint_every=4", "train.sample_tokens=0")
@@ -100,3 +104,22 @@ def test_the_schema_of_studies_says_what_a_study_may_be() -> None:
     assert list(checker.problems(study, schema, schema)) == []
     assert list(checker.problems({**study, "metrics": 1}, schema, schema)) != []
     assert json.dumps(schema)
+
+
+def test_accuracy_is_compared_example_by_example(tmp_path: Path) -> None:
+    right = {("a", 0): "1101", ("a", 1): "1001", ("a", 2): "1111", ("b", 0): "0001", ("b", 2): "0101"}
+    cells = [Cell(arm, seed, f"{arm}{seed}", {}, "") for seed in range(3) for arm in ("a", "b")]
+    for (arm, seed), digits in right.items():
+        folder = tmp_path / f"{arm}{seed}"
+        (folder / "predictions").mkdir(parents=True)
+        (folder / "manifest.json").write_text('{"status": "finished"}', encoding="utf-8")
+        (folder / "resolved.yaml").write_text("{}", encoding="utf-8")
+        lines = [json.dumps({"id": str(i), "label": "1", "predicted": digit}) for i, digit in enumerate(digits)]
+        (folder / "predictions/validation.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    raw = {"name": "x", "base": "demo", "arms": {"a": {}, "b": {"model.d_model": 64}}, "seeds": 3}
+    study = read_study({**raw, "metric": {"name": "validation/accuracy", "better": "higher"}})[0]
+    scores = scores_of(study, cells, tmp_path)
+    assert isinstance(scores, ItemScores)
+    assert scores.values_ASI[0].tolist() == [[1, 1, 0, 1], [1, 0, 0, 1], [1, 1, 1, 1]]
+    assert scores.values_ASI[1, 2].tolist() == [0, 1, 0, 1]
+    assert np.isnan(scores.values_ASI[1, 1]).all()
