@@ -15,6 +15,8 @@ from tiny import Lab, Stop, stopping
 
 import weft
 from weft.config import yaml
+from weft.data.given import open_source
+from weft.data.sources import Source
 from weft.errors import WeftError
 from weft.runs.folder import RunFolder
 
@@ -270,3 +272,13 @@ def test_a_model_that_continues_texts_has_nothing_to_predict(
     code, out, err = weft_command("evaluate", folder, tmp_path / "text.jsonl", patch=monkeypatch, capture=capsys)
     assert code == 0, err
     assert "bits per byte" in out
+
+
+def test_a_table_is_read_after_a_training_on_aligned_files(tmp_path: Path) -> None:
+    """Its columns are called after what they are; a folder is read as the training's was."""
+    (tmp_path / "new.csv").write_text("text,label\nfine,good\n", encoding="utf-8")
+    like = Source.choose({"kind": "aligned", "path": "train", "text": "sents.txt", "label": "labels.txt"})
+    table = open_source(str(tmp_path / "new.csv"), like)
+    assert table.dump()["kind"] == "files"
+    assert [(one.text, dict(one.fields)) for one in table.build().documents()] == [("fine", {"label": "good"})]
+    assert open_source(str(tmp_path), like).dump() == {**like.dump(), "path": str(tmp_path)}

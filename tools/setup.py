@@ -270,7 +270,7 @@ def install_packages(dev: bool) -> None:
 def install(arguments: list[str]) -> None:
     """Make .venv and install weft with its development tools."""
     ensure(dev=True)
-    say(f"ready: {program('weft')}")
+    say(f"ready: {program('weft')} (or activate .venv, and write weft)")
 
 
 def free_name(runs: Path) -> str:

@@ -6,9 +6,9 @@ WITHIN = "a part of this slot sees one position at a time: no sum, mean, sort or
 
 ADVICE = {
     "builds": "",
-    "starts_alike": "a model is made without memory first, so declare what it needs: parameters by self.parameter(name,"
-    " shape, initialization) or as Linear and Embedding; tensors that are no parameters as buffers, computed in"
-    " reset_buffers(); and keep nothing from one call to the next",
+    "starts_alike": "draw nothing at random but in training (self.training), and keep nothing from one call to the"
+    " next; a model is made without memory first, so declare what it needs: parameters by self.parameter(name, shape,"
+    " initialization) or as Linear and Embedding, other tensors as buffers, computed in reset_buffers()",
     "rows_alone": "something looks across the rows of a batch (axis 0), or is kept from one call to the next",
     "causal": "a position may look at itself and at what came before it",
     "padded": "padding is let in: leave out what inputs.valid_BT says is none (masks do: self.mask & context.mask)",
@@ -43,7 +43,11 @@ ADVICE = {
 OF_SLOT = {
     ("causal", "feedforward"): WITHIN,
     ("causal", "norm"): f"{WITHIN}; a norm is over the last axis",
-    ("causal", "attention"): "hand the kernel `self.mask & context.mask`, and let nothing else look along T",
+    (
+        "causal",
+        "attention",
+    ): "let nothing look along T but what the mask shows: no mean, norm or softmax of its own over"
+    " positions; hand the kernel `self.mask & context.mask`, or weights() what sides.dense(mask) allows",
     ("causal", "mask"): "combine with what you are given: build(dims, order) returns `order & Mine(...)`, since a mask"
     " may only hide more",
     (

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 
 from weft.data.columns import FIELDS, LeftOut, Row, RowCorpus, Rows, RowSource, stamp_of
 from weft.data.documents import Document
+from weft.data.files import Files
 from weft.data.reading import blocks, known_encoding, lines, missing
 from weft.errors import WeftError
 
@@ -34,7 +35,11 @@ class Aligned(RowSource, kind="aligned"):
 
     _known = field_validator("encoding")(known_encoding)
 
-    def elsewhere(self, path: str) -> Aligned:
+    def elsewhere(self, path: str) -> Aligned | Files:
+        """Aligned files there; where one file is named, a table, with columns called after what they are."""
+        if Path(path).expanduser().is_file():
+            columns = {name: name for name in ("label", "target") if getattr(self, name) is not None}
+            return Files(path=path, encoding=self.encoding, **columns)
         return self.model_copy(update={"path": path})
 
     def build(self) -> AlignedCorpus:

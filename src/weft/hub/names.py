@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from weft.config.plugins import load_plugins
+from weft.config.slot import did_you_mean
 from weft.errors import WeftError
 from weft.hub.folder import read_config, read_model
 from weft.models.config import ModelConfig, presets
@@ -45,7 +46,9 @@ def model_folder(path: Path) -> Path:
     Raises WeftError when there is none.
     """
     if not path.exists():
-        raise WeftError(f"{path}: there is no such preset, run or model folder (presets: {', '.join(presets())})")
+        beside = sorted(str(run.parent) for run in path.parent.glob("*/manifest.json")) if path.parent.is_dir() else []
+        near = did_you_mean(str(path), [*beside, *presets()])
+        raise WeftError(f"{path}: there is no such preset, run or model folder{near} (presets: {', '.join(presets())})")
     if (path / "config.json").is_file():
         return path
     if RunFolder.is_run(path):

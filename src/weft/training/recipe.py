@@ -11,6 +11,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from weft.config import EXECUTION, Override, Section, Slot, load, unknown_name, yaml
 from weft.config.plugins import load_plugins
+from weft.config.slot import did_you_mean
 from weft.data.config import DataConfig
 from weft.errors import WeftError
 from weft.models.config import ModelConfig
@@ -124,6 +125,9 @@ def read_recipe(source: str | Path) -> tuple[dict[str, Any], Path]:
     if str(source) in recipes():
         text = (resources.files("weft.training") / "recipes" / f"{source}.yaml").read_text(encoding="utf-8")
         return dict(yaml.parse(text, f"recipe {source}")), Path()
+    beside = sorted(str(path.parent) for path in path.parent.glob("*/manifest.json")) if path.parent.is_dir() else []
+    if len(path.parts) > 1 and beside:
+        raise WeftError(f"{path}: there is no such run{did_you_mean(str(path), beside)} (there: {', '.join(beside)})")
     raise WeftError(f"{unknown_name('recipe', str(source), recipes())}; or name a .yaml file or a run folder")
 
 
