@@ -25,14 +25,7 @@ from weft.runs.folder import RunFolder
 from weft.text.tokenizers import TokenizerConfig
 from weft.training.interrupts import Interrupts
 
-
-@pytest.fixture(scope="module", autouse=True)
-def peak() -> Iterator[None]:
-    """The machine's measured peak takes seconds where bf16 is emulated, and is a matter of the clock alone."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("weft.device.peak_flops", "weft.training.run.peak_flops", "weft.training.run.measure_peak"):
-            patch.setattr(name, lambda device, precision: 1e12)
-        yield
+pytestmark = pytest.mark.usefixtures("peak")
 
 
 @pytest.fixture(scope="module")

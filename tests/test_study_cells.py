@@ -262,3 +262,31 @@ def test_processes_end_with_their_study_and_the_command_goes_on(
     )
     assert "4 cells, 0 of them to run" in out
     assert "2 seeds find a difference of" in out
+
+
+def test_a_donor_is_known_by_what_it_is_and_what_is_frozen_costs_less(tmp_path: Path) -> None:
+    """Cells that copy are other cells once the model under that name is another; where it lies is nothing to them."""
+    base = declared(tmp_path)["base"]
+    donors = [tiny.trained(tmp_path / "runs", base, f"train.seed={seed}", name=f"donor-{seed}") for seed in (0, 1)]
+    place = tmp_path / "donor"
+
+    def cells(model: Path) -> list[engine.Cell]:
+        arms = {
+            "alone": {},
+            "copied": {"transfer.from": str(model), "transfer.freeze": ["decoder.blocks.*.feedforward"]},
+        }
+        what = declared(tmp_path, base=base, arms=arms)
+        session = engine.open_study(what, tmp_path / "studies", False, None, 1, Console(quiet=True))
+        alone, copied = session.arms.arms
+        assert copied.parameters == alone.parameters
+        assert copied.flops_per_token < alone.flops_per_token
+        return session.cells()
+
+    keys = []
+    for donor in donors:
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(donor, place)
+        keys.append([cell.key for cell in cells(place)])
+        assert keys[-1] == [cell.key for cell in cells(donor)], "where it lies"
+    changed = [first != second for first, second in zip(*keys, strict=True)]
+    assert changed == [cell.arm == "copied" for cell in cells(place)]

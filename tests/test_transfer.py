@@ -6,7 +6,6 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +34,7 @@ TABLE = "embedding.tokens.weight"
 UNTIED = "model.embedding.tied=false"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def peak() -> Iterator[None]:
-    """The machine's measured peak is a matter of the clock alone."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("weft.device.peak_flops", "weft.training.run.peak_flops", "weft.training.run.measure_peak"):
-            patch.setattr(name, lambda device, precision: 1e12)
-        yield
+pytestmark = pytest.mark.usefixtures("peak")
 
 
 @pytest.fixture(scope="module")

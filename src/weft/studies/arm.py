@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from weft.config import Override, load, sections_within
-from weft.models.build import blank
 from weft.models.cost import parameter_count, training_flops
 from weft.runs import fingerprints
 from weft.studies.differences import Difference
 from weft.training.recipe import Recipe
+from weft.training.setup import blank_of
 
 DRAWING = ("weft.report", "weft.training.report")
 """Code that shows results and changes none."""
@@ -35,6 +35,8 @@ class Arm:
     environment: Mapping[str, Any]
     code: str
     """fingerprint of the code that its run uses"""
+    donor: str | None = None
+    """content address of the model that it copies from"""
     adjusted: Difference | None = None
     swept: tuple[str, Any, bool] | None = None
     """the path that was swept, the value chosen, and whether it was the first or last of those tried"""
@@ -74,7 +76,7 @@ def with_option(arm: Arm, path: str, value: Any) -> Arm:
     """
     override = [Override(tuple(path.split(".")), value)]
     recipe, bound = (load(Recipe, one.model_dump(mode="json"), override) for one in (arm.recipe, arm.bound))
-    model = blank(bound.model)
+    model = blank_of(bound)
     flops = training_flops(model, bound.model.max_length)
     code = arm.code if _modules(bound) == _modules(arm.bound) else code_of(bound)
     parameters = parameter_count(model)

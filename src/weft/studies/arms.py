@@ -12,7 +12,6 @@ from rich.console import Console
 
 from weft.config import Override, load
 from weft.errors import ConfigError, WeftError
-from weft.models.build import blank
 from weft.models.cost import parameter_count, training_flops
 from weft.studies.arm import Arm, code_of, with_budget
 from weft.studies.declaration import Study
@@ -20,7 +19,7 @@ from weft.studies.differences import differences, undeclared
 from weft.studies.equality import equalized, unequal
 from weft.training.budget import Budget
 from weft.training.recipe import Recipe, load_recipe
-from weft.training.setup import Prepared, prepare_run
+from weft.training.setup import Prepared, blank_of, prepare_run
 
 
 @dataclass(frozen=True)
@@ -138,13 +137,13 @@ def _examine(name: str, overrides: Mapping[str, Any], recipe: Recipe, console: C
 def _arm(name: str, overrides: Mapping[str, Any], recipe: Recipe, prepared: Prepared) -> Arm:
     """The arm's amounts, from shapes alone."""
     bound, train = prepared.recipe, recipe.train
-    model, length = blank(bound.model), bound.model.max_length
+    model, length = blank_of(bound), bound.model.max_length
     loader = recipe.objective.loader(prepared.data, recipe.data, length, train.batch_tokens, 0)
     flops, tokens = training_flops(model, length), loader.tokens_per_step
     steps = Budget.read(train.budget).steps(tokens, loader.tokens_per_epoch, flops)
     return Arm(
         name, overrides, recipe, bound, prepared.data.fingerprint, parameter_count(model), flops, tokens, steps,
-        prepared.environment, code_of(bound),
+        prepared.environment, code_of(bound), prepared.donor,
     )  # fmt: skip
 
 

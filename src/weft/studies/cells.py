@@ -14,7 +14,6 @@ from typing import Any
 
 from rich.console import Console
 
-from weft.config import semantic
 from weft.errors import WeftError
 from weft.runs import fingerprints
 from weft.runs.atomic import DiskError, write_text
@@ -22,6 +21,7 @@ from weft.runs.folder import RunFolder, read_json, to_json
 from weft.studies.arm import Arm
 from weft.training.recipe import Recipe
 from weft.training.run import train
+from weft.training.setup import semantic_of
 
 
 class State(StrEnum):
@@ -62,7 +62,7 @@ def cell_of(arm: Arm, seed: int, threads: int, plugins: Iterable[Path] = ()) -> 
     kept = ("versions", "device", "precision")
     own = [fingerprints.code_of(path.read_text(encoding="utf-8")) for path in plugins]
     identity = {
-        "recipe": {**semantic(bound), "plugins": sorted(own)},
+        "recipe": {**semantic_of(bound, arm.donor), "plugins": sorted(own)},
         "data": arm.data,
         "code": arm.code,
         "seed": seed,

@@ -13,7 +13,7 @@ from weft.config import Section, load, yaml
 from weft.errors import ConfigError, WeftError
 from weft.studies.planning import Noise
 from weft.studies.verdicts import Question
-from weft.training.recipe import PLAIN, is_plain, read_recipe
+from weft.training.recipe import FolderName, read_recipe
 
 Equal = Literal["steps", "tokens", "flops", "parameters", "seconds"]
 ONE_OR_SEVERAL = {
@@ -90,7 +90,7 @@ class ExpectedNoise(Section):
 class Study(Section):
     """Everything that one study is."""
 
-    name: str
+    name: FolderName
     """what its folder is called"""
     base: str | dict[str, Any]
     """a recipe: a file, a bundled one's name, or the recipe itself"""
@@ -114,13 +114,6 @@ class Study(Section):
     """for the plan: the noise that is expected"""
     quick: Quick = Quick()
     """what --quick changes"""
-
-    @field_validator("name")
-    @classmethod
-    def _plain_name(cls, name: str) -> str:
-        if not is_plain(name):
-            raise ValueError(PLAIN)
-        return name
 
     @field_validator("equal", mode="before")
     @classmethod

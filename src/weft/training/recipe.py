@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_validator
 
 from weft.config import EXECUTION, Override, Section, Slot, load, unknown_name, yaml
 from weft.config.plugins import load_plugins
@@ -21,6 +21,25 @@ from weft.training.budget import Budget
 from weft.training.optimizers import AdamW, Optimizer
 from weft.training.schedules import Schedule, WarmupStableDecay
 from weft.transfer import Transfer
+
+PLAIN = "should be a folder's name: no path, nothing of :*?\"<>|, no dot or dash in front"
+
+
+def is_plain(name: str) -> bool:
+    """Whether a folder can have this name on every system."""
+    long = len(name.encode(errors="replace")) > 200
+    forbidden = any(character in '/\\:*?"<>|' or not character.isprintable() for character in name)
+    return bool(name) and name == name.strip(" ") and name[0] not in ".-" and not long and not forbidden
+
+
+def _plain(name: str) -> str:
+    if not is_plain(name):
+        raise ValueError(PLAIN)
+    return name
+
+
+FolderName = Annotated[str, AfterValidator(_plain)]
+"""What a run's or a study's folder may be called."""
 
 
 class Train(Section):
@@ -69,7 +88,7 @@ class Train(Section):
 class Recipe(Section):
     """Everything that one run is."""
 
-    name: Annotated[str, EXECUTION] = "run"
+    name: Annotated[FolderName, EXECUTION] = "run"
     """what the run folder is called"""
     plugins: tuple[str, ...] = ()
     """Python files with parts of your own, relative to the recipe"""
@@ -87,23 +106,6 @@ class Recipe(Section):
     """what is copied from another model, and what is frozen; nothing unless given"""
     train: Train = Train()
     """how long, in what portions, and how it is watched"""
-
-    @field_validator("name")
-    @classmethod
-    def _plain_name(cls, name: str) -> str:
-        if not is_plain(name):
-            raise ValueError(PLAIN)
-        return name
-
-
-PLAIN = "should be a folder's name: no path, nothing of :*?\"<>|, no dot or dash in front"
-
-
-def is_plain(name: str) -> bool:
-    """Whether a folder can have this name on every system."""
-    long = len(name.encode(errors="replace")) > 200
-    forbidden = any(character in '/\\:*?"<>|' or not character.isprintable() for character in name)
-    return bool(name) and name == name.strip(" ") and name[0] not in ".-" and not long and not forbidden
 
 
 def recipes() -> dict[str, str]:

@@ -19,6 +19,7 @@ from weft.data.shards import PreparedData
 from weft.errors import WeftError
 from weft.models.build import blank
 from weft.models.cost import parameter_count
+from weft.models.transformer import Transformer
 from weft.report.formats import size
 from weft.runs import fingerprints
 from weft.training.budget import Budget
@@ -42,6 +43,11 @@ class Prepared:
     """What bitwise equality depends on."""
     plan: Plan | None = None
     """What is copied from another model, and what is frozen."""
+
+    @property
+    def donor(self) -> str | None:
+        """The content address of the model that is copied from."""
+        return None if self.plan is None or self.plan.donor is None else self.plan.donor.content
 
 
 def prepare_run(recipe: Recipe, console: Console, fingerprint: str | None = None) -> Prepared:
@@ -145,15 +151,28 @@ def make_training(prepared: Prepared) -> Training:
     return Training(prepared.recipe, prepared.recipe.model, prepared.data, prepared.machine, prepared.plan)
 
 
+def semantic_of(recipe: Recipe, donor: str | None) -> dict[str, Any]:
+    """The options that a run's result depends on; a donor by what it is, not by where it lies."""
+    asked: dict[str, Any] = semantic(recipe)
+    if recipe.transfer is not None:
+        asked["transfer"]["from"] = donor
+    return asked
+
+
+def blank_of(recipe: Recipe) -> Transformer:
+    """The model of a recipe whose data are bound: shapes without memory, and which parameters learn."""
+    model = blank(recipe.model)
+    if recipe.transfer is not None:
+        planned(recipe.transfer, model, recipe.objective.heads()).apply(model)
+    return model
+
+
 def manifest_of(prepared: Prepared, training: Training, plugins: dict[str, str], command: str) -> dict[str, Any]:
     """What a run writes down of its surroundings."""
     recipe, data = prepared.recipe, prepared.data
-    asked = semantic(recipe)
     transferred = prepared.plan.record(training.model) if prepared.plan is not None else None
-    if transferred is not None:  # what the donor is, not where it lies
-        asked["transfer"]["from"] = transferred["content"]
     identity = {
-        "recipe": asked,
+        "recipe": semantic_of(recipe, prepared.donor),
         "data": data.fingerprint,
         "plugins": sorted(plugins.values()),
         "code": prepared.environment["code"],
