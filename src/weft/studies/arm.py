@@ -77,7 +77,7 @@ def with_option(arm: Arm, path: str, value: Any) -> Arm:
     override = [Override(tuple(path.split(".")), value)]
     recipe, bound = (load(Recipe, one.model_dump(mode="json"), override) for one in (arm.recipe, arm.bound))
     model = blank_of(bound)
-    flops = training_flops(model, bound.model.max_length)
+    flops = training_flops(model, bound.row_length)
     code = arm.code if _modules(bound) == _modules(arm.bound) else code_of(bound)
     parameters = parameter_count(model)
     return replace(arm, recipe=recipe, bound=bound, code=code, parameters=parameters, flops_per_token=flops)

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt, WithJsonSchema, field_validator
 
-from weft.config import Section, load, yaml
+from weft.config import Section, yaml
 from weft.errors import ConfigError, WeftError
 from weft.studies.planning import Noise
 from weft.studies.verdicts import Question
-from weft.training.recipe import FolderName, read_recipe
+from weft.training.recipe import FolderName
 
 Equal = Literal["steps", "tokens", "flops", "parameters", "seconds"]
 ONE_OR_SEVERAL = {
@@ -70,8 +70,14 @@ class Sweep(Section):
     """what is tried"""
     path: str = "optimizer.learning_rate"
     """the option"""
+    arms: dict[str, Annotated[tuple[Any, ...], Field(min_length=2)]] = {}
+    """what is tried of some arms instead"""
     seeds: PositiveInt = 1
     """seeds for each value; they are others than those of the study"""
+
+    def tried(self, arm: str) -> tuple[Any, ...]:
+        """The values that an arm tries."""
+        return self.arms.get(arm, self.values)
 
 
 class ExpectedNoise(Section):
@@ -92,12 +98,20 @@ class Study(Section):
 
     name: FolderName
     """what its folder is called"""
+    claim: str | None = None
+    """what is taught, or expected; the report holds the verdict against it"""
     base: str | dict[str, Any]
     """a recipe: a file, a bundled one's name, or the recipe itself"""
     arms: dict[str, dict[str, Any] | str | None] = {}
     """name: what it overrides (path: value), or a file that says so"""
     grid: dict[str, tuple[Any, ...]] = {}
     """path: values; one arm for each combination, in place of `arms`"""
+    set: dict[str, Any] = {}
+    """path: value, for every arm, whose own come after"""
+    settings: dict[str, dict[str, Any] | None] = {}
+    """name: what is otherwise there (any of these, `set` beside it); the same question in several circumstances"""
+    donors: dict[str, dict[str, Any]] = {}
+    """name: what it overrides of the base recipe; trained once, before the arms, which name its folder `donors.NAME`"""
     baseline: str | None = None
     """the arm that others are compared with; the first unless given"""
     seeds: int | tuple[int, ...] = 5
@@ -144,6 +158,8 @@ class Study(Section):
             found.append(f"baseline = {self.baseline!r}: is not among the arms {', '.join(names)}")
         if self.adjust and not {"parameters", "flops"} & set(self.equal):
             found.append(f"adjust = {self.adjust!r}: needs equal: parameters (or flops), to be adjusted to")
+        strange = [name for name in (self.sweep.arms if self.sweep else ()) if name not in names]
+        found += [f"sweep.arms.{name}: is not among the arms {', '.join(names)}" for name in strange]
         if self.sweep and not self.metric.name.startswith("validation/"):
             found.append(f"sweep: chooses on the validation text, where {self.metric.name} is not measured")
         return found
@@ -210,25 +226,3 @@ def _short(value: Any) -> str:
         options = [f"{key}:{_short(item)}" for key, item in value.items() if key != "kind"]
         return ",".join([*([str(value["kind"])] if "kind" in value else []), *options])
     return str(value)
-
-
-def read_study(source: str | Path | dict[str, Any]) -> tuple[Study, dict[str, Any], Path]:
-    """The checked study, its base recipe as written, and the folder that its files are relative to.
-
-    Raises ConfigError with every problem, a line each.
-    """
-    raw, folder = (source, Path()) if isinstance(source, dict) else (yaml.read(Path(source)), Path(source).parent)
-    study = load(Study, raw)
-    if problems := study.problems():
-        raise ConfigError(problems)
-    if isinstance(study.base, dict):
-        return study, study.base, folder
-    try:
-        near = folder / study.base
-        base, place = read_recipe(near if near.is_file() else study.base)
-    except WeftError as error:
-        raise WeftError(f"base: {error}") from None
-    plugins = base.get("plugins")
-    if isinstance(plugins, list):  # they are named relative to the recipe's file
-        base = {**base, "plugins": [str((place / str(name)).resolve()) for name in plugins]}
-    return study, base, folder

@@ -293,7 +293,7 @@ class Runner:
 
     def _evaluate(self, limit: int | None = None, thorough: bool = False) -> Result:
         training, data = self.training, self.prepared.data
-        plan = Plan(training.length, limit, thorough)
+        plan = Plan(training.model.config.max_length, limit, thorough)
         with training.shown():
             return evaluate(self.prepared.recipe.objective, training.model, data.tokenizer, data.validation, plan)
 
@@ -306,7 +306,7 @@ class Runner:
                     training.model,
                     self.prepared.data.tokenizer,
                     options.sample_prompt,
-                    max_tokens=max(1, min(options.sample_tokens, training.length - prompt)),
+                    max_tokens=max(1, min(options.sample_tokens, training.model.config.max_length - prompt)),
                     temperature=0.8,
                     seed=options.seed,
                 )
