@@ -14,9 +14,7 @@ import typer
 if TYPE_CHECKING:
     from weft.config import Part, Section
 
-app = typer.Typer(
-    no_args_is_help=True, help="List what there is by name: weft list parts positions"
-)
+app = typer.Typer(no_args_is_help=True, help="List what there is by name: weft list parts positions")
 
 WIDTH = 100
 

@@ -179,11 +179,12 @@ def _twins(arms: list[Arm]) -> list[str]:
 
 
 def _compared(study: Study, arms: list[Arm]) -> list[Arm]:
-    """Each arm with what differs from the baseline, and what of that it does not declare."""
+    """Each arm with what differs from the one that it is compared with, and what of that it does not declare."""
     first = next(arm for arm in arms if arm.name == study.compared_with)
     common = ["train.budget", *([study.adjust] if study.adjust else [])]
     found = []
-    for arm in arms:
-        differing = differences(first.recipe, arm.recipe)
+    for number, arm in enumerate(arms):
+        other = arms[max(0, number - 1)] if study.question.ladder else first
+        differing = differences(other.recipe, arm.recipe)
         found.append(replace(arm, differences=differing, undeclared=undeclared(differing, [*arm.overrides, *common])))
     return found

@@ -19,6 +19,8 @@ Equal = Literal["steps", "tokens", "flops", "parameters", "seconds"]
 ONE_OR_SEVERAL = {
     "anyOf": [{"enum": list(get_args(Equal))}, {"type": "array", "items": {"enum": list(get_args(Equal))}}]
 }
+PREVIOUS = "previous"
+"""In place of a baseline: each arm is compared with the one before it."""
 COSTS = ("seconds", "tokens_per_second", "parameters", "flops", "peak_memory")
 """What a cell cost, as a metric: `cost/seconds`."""
 BY_THE_CLOCK = ("seconds", "tokens_per_second", "peak_memory")
@@ -113,7 +115,7 @@ class Study(Section):
     donors: dict[str, dict[str, Any]] = {}
     """name: what it overrides of the base recipe; trained once, before the arms, which name its folder `donors.NAME`"""
     baseline: str | None = None
-    """the arm that others are compared with; the first unless given"""
+    """the arm that others are compared with, the first unless given; `previous`: each with the one before it"""
     seeds: int | tuple[int, ...] = 5
     """how many (0, 1, 2, ...), or which"""
     equal: Annotated[tuple[Equal, ...], WithJsonSchema(ONE_OR_SEVERAL)] = ("tokens",)
@@ -152,9 +154,11 @@ class Study(Section):
         names = self.arm_names
         if len(set(names)) < len(names):
             found.append("grid: two arms are the same combination of values")
+        if PREVIOUS in names:
+            found.append(f"arms.{PREVIOUS}: is what `baseline` calls the arm before; give it another name")
         if len(names) < 2:
             found.append(f"arms: {', '.join(names) or 'none'} is the only one: what is it compared with?")
-        if self.baseline is not None and self.baseline not in names:
+        if self.baseline not in (None, PREVIOUS, *names):
             found.append(f"baseline = {self.baseline!r}: is not among the arms {', '.join(names)}")
         if self.adjust and not {"parameters", "flops"} & set(self.equal):
             found.append(f"adjust = {self.adjust!r}: needs equal: parameters (or flops), to be adjusted to")
@@ -172,7 +176,7 @@ class Study(Section):
     @property
     def compared_with(self) -> str:
         """The baseline's name."""
-        return self.baseline or self.arm_names[0]
+        return self.arm_names[0] if self.baseline in (None, PREVIOUS) else str(self.baseline)
 
     @property
     def seed_list(self) -> tuple[int, ...]:
@@ -183,7 +187,8 @@ class Study(Section):
     def question(self) -> Question:
         """What is declared before the run."""
         metric = self.metric
-        return Question(metric.name, metric.better, self.compared_with, metric.margin, metric.alpha)
+        ladder = self.baseline == PREVIOUS
+        return Question(metric.name, metric.better, self.compared_with, metric.margin, metric.alpha, ladder)
 
     @property
     def alone(self) -> bool:

@@ -69,7 +69,12 @@ class StudyFolder:
 
 def question_of(study: Study) -> dict[str, Any]:
     """What may not change once cells have run, as plain data."""
-    return {"metric": semantic(study.metric), "baseline": study.compared_with, "equal": list(study.equal)}
+    return {
+        "metric": semantic(study.metric),
+        "baseline": study.compared_with,
+        "ladder": study.question.ladder,
+        "equal": list(study.equal),
+    }
 
 
 def found_studies(studies: Path) -> list[dict[str, Any]]:
