@@ -75,8 +75,9 @@ class _Measured:
 def compare(scores: Scores, question: Question) -> tuple[Comparison, ...]:
     """Each arm but the baseline against it, or against the arm before, in the order of the arms.
 
-    The method is chosen by the scores' shape and number. An arm of which too many cells failed is *untested*, and its words say why. Raises WeftError where the baseline is
-    no arm, no other arm is there, or no arm at all has run with enough seeds.
+    The method is chosen by the scores' shape and number. An arm of which too many cells failed is *untested*, and its
+    words say why. Raises WeftError where the baseline is no arm, no other arm is there, or no arm at all has run with
+    enough seeds.
     """
     if question.baseline not in scores.arms:
         raise WeftError(f"baseline: {question.baseline!r} is not among the arms {', '.join(scores.arms)}")
