@@ -93,19 +93,22 @@ def _model(name: str, folder: Path) -> Path:
     return trained_folder(folder)
 
 
-def donated(study: Study, folder: Path, places: Mapping[str, Path]) -> Study:
-    """The study with the donors' folders in place of `donors.NAME`, wherever its options say that.
+def donated(
+    study: Study, base: dict[str, Any], folder: Path, places: Mapping[str, Path]
+) -> tuple[Study, dict[str, Any]]:
+    """The study and its base with the donors' folders in place of `donors.NAME`, wherever their options say that.
 
     Raises ConfigError where there is no such donor, or a file of an arm cannot be read.
     """
     arms = {} if study.grid else study.overrides(folder)
-    options = {"arms": arms, "grid": study.grid, "set": study.set, "quick": study.quick.set}
+    options = {"arms": arms, "grid": study.grid, "set": study.set, "quick": study.quick.set, "base": base}
     problems: list[str] = []
     filled = {name: _filled(value, places, name, problems) for name, value in options.items()}
     if problems:
         raise ConfigError(problems)
     quick = study.quick.model_copy(update={"set": filled.pop("quick")})
-    return study.model_copy(update={**filled, "quick": quick})
+    whole = filled.pop("base")
+    return study.model_copy(update={**filled, "quick": quick}), whole
 
 
 def _filled(value: Any, places: Mapping[str, Path], path: str, problems: list[str]) -> Any:

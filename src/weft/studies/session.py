@@ -73,7 +73,7 @@ def open_studies(
         places = make_donors(study, declared.base, quick, console)
         if places is None:
             return None
-        arms = resolve(donated(study, declared.folder, places), declared.base, declared.folder, console, quick)
+        arms = resolve(*donated(study, declared.base, declared.folder, places), declared.folder, console, quick)
         for note in arms.notes:
             say(console, note)
         _tell(study, arms, console)
