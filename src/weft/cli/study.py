@@ -85,7 +85,7 @@ def selfcheck(study: Source, quick: Quick = False, studies: Studies = "studies")
     from weft.studies.reading import read_studies
     from weft.studies.selfchecks import selfcheck
 
-    for declared in read_studies(study):
+    for declared in read_studies(study, quick):
         chosen = declared.study.quicker() if quick else declared.study
         folder = StudyFolder(Path(studies), chosen.name)
         scores = measured(chosen, read_json(folder.path / "results.json"), folder.store)

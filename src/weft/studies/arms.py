@@ -12,7 +12,7 @@ from rich.console import Console
 
 from weft.config import Override, load
 from weft.errors import ConfigError, WeftError
-from weft.models.cost import parameter_count, training_flops
+from weft.models.cost import cache_bytes, parameter_count, total, training_flops
 from weft.studies.arm import Arm, code_of, with_budget
 from weft.studies.declaration import Study
 from weft.studies.differences import differences, undeclared
@@ -147,7 +147,8 @@ def _arm(name: str, overrides: Mapping[str, Any], recipe: Recipe, prepared: Prep
     steps = Budget.read(train.budget).steps(tokens, loader.tokens_per_epoch, flops)
     return Arm(
         name, overrides, recipe, bound, prepared.data.fingerprint, parameter_count(model), flops, tokens, steps,
-        prepared.environment, code_of(bound), prepared.donor,
+        prepared.environment, code_of(bound), cache_bytes(total(model, length), "fp32"),
+        prepared.data.report["train"]["bytes"], prepared.donor,
     )  # fmt: skip
 
 

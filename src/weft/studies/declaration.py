@@ -11,6 +11,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, WithJsonSchema, field_va
 
 from weft.config import Section, yaml
 from weft.errors import ConfigError, WeftError
+from weft.studies.laws import Amount
 from weft.studies.planning import Noise
 from weft.studies.verdicts import Question
 from weft.training.recipe import FolderName
@@ -63,6 +64,8 @@ class Quick(Section):
     """how many seeds"""
     set: dict[str, Any] = {}
     """path: value, for every arm; a twentieth of the budget unless given"""
+    settings: tuple[str, ...] = ()
+    """which of the settings; all unless given"""
 
 
 class Sweep(Section):
@@ -124,6 +127,8 @@ class Study(Section):
     """path of a width that is changed until parameters or FLOPs are equal within 1 %"""
     metric: Metric
     """what decides"""
+    law: Amount | None = None
+    """what the metric is fitted to, as a power law over the arms: parameters, tokens, flops, or text (its bytes)"""
     sweep: Sweep | None = None
     """each arm's own learning rate"""
     noise: ExpectedNoise | None = None
@@ -154,6 +159,9 @@ class Study(Section):
         names = self.arm_names
         if len(set(names)) < len(names):
             found.append("grid: two arms are the same combination of values")
+        for name in self.quick.settings:
+            if self.settings and name not in self.settings:
+                found.append(f"quick.settings: {name!r} is not among the settings {', '.join(self.settings)}")
         if PREVIOUS in names:
             found.append(f"arms.{PREVIOUS}: is what `baseline` calls the arm before; give it another name")
         if len(names) < 2:

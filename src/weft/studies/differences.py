@@ -70,5 +70,7 @@ def _shown(value: Any) -> str:
             return str(value["kind"])
         inside = ", ".join(f"{key}: {_shown(item)}" for key, item in options.items())
         return f"{value['kind']} ({inside})"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
     text = yaml.dump(value).strip().removesuffix("\n...")
     return " ".join(text.split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from weft.device import available_cores
 from weft.errors import ConfigError, WeftError
 from weft.hub.names import trained_folder
 from weft.studies.arm import Arm, with_budget
-from weft.studies.arms import examine, overrides_of, shorter
+from weft.studies.arms import Arms, examine, overrides_of, shorter
 from weft.studies.cells import State, cell_of, reason_of, run_cell, state_of
 from weft.studies.declaration import Study
+from weft.studies.differences import Difference
 from weft.studies.running import Runner
 from weft.training.progress import say
 from weft.training.recipe import Recipe, load_recipe
@@ -53,7 +55,7 @@ def stand_ins(store: Path) -> Maker:
         places = {}
         for name, arm in _arms(study, base, quick, console).items():
             recipe, bound = (with_budget(one, "1 steps") for one in (arm.recipe, arm.bound))
-            cell = cell_of(Arm(**{**vars(arm), "recipe": recipe, "bound": bound}), SEED, available_cores())
+            cell = cell_of(replace(arm, recipe=recipe, bound=bound), SEED, available_cores())
             places[name] = _model(name, run_cell(cell, store, Console(quiet=True)))
         return places
 
@@ -109,6 +111,22 @@ def donated(
     quick = study.quick.model_copy(update={"set": filled.pop("quick")})
     whole = filled.pop("base")
     return study.model_copy(update={**filled, "quick": quick}), whole
+
+
+def told(arms: Arms, places: Mapping[str, Path]) -> Arms:
+    """The arms with what differs between them said by the donors' names, wherever these lie."""
+    names = {str(place): f"{PLACE}{name}" for name, place in places.items()}
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: renamed(item) for key, item in value.items()}
+        return names.get(value, value) if isinstance(value, str) else value
+
+    def of(found: tuple[Difference, ...]) -> tuple[Difference, ...]:
+        return tuple(Difference(one.path, renamed(one.before), renamed(one.after)) for one in found)
+
+    changed = [replace(arm, differences=of(arm.differences), undeclared=of(arm.undeclared)) for arm in arms.arms]
+    return replace(arms, arms=tuple(changed))
 
 
 def _filled(value: Any, places: Mapping[str, Path], path: str, problems: list[str]) -> Any:

@@ -22,6 +22,7 @@ from weft.studies.comparing import compare
 from weft.studies.declaration import BY_THE_CLOCK, Study
 from weft.studies.estimates import FEWEST_SEEDS
 from weft.studies.folder import question_of
+from weft.studies.laws import fitted
 from weft.studies.scores import CorpusScores, ItemScores
 
 FORMAT = 1
@@ -53,10 +54,28 @@ def findings(
             "arms": {arm.name: _arm(arm, values[arm.name]) for arm in arms.arms},
             "comparisons": told,
             "problem": problem,
+            "law": _law(study, arms, means),
             "cells": [_cell(cell, store) for cell in cells],
             "clock": spent,
         }
     )
+
+
+def _law(study: Study, arms: Arms, means: CorpusScores) -> dict[str, Any] | None:
+    """The power law through the arms, where one is asked for; or why there is none."""
+    if study.law is None:
+        return None
+    sizes: dict[str, list[float]] = {
+        "parameters": [arm.parameters for arm in arms.arms],
+        "tokens": [arm.amount("tokens") or 0 for arm in arms.arms],
+        "flops": [arm.amount("flops") or 0 for arm in arms.arms],
+        "text": [arm.text_bytes for arm in arms.arms],
+    }
+    try:
+        law = fitted(study.law, sizes[study.law], means.values_AS, 1 - study.metric.alpha)
+    except WeftError as error:
+        return {"amount": study.law, "problem": str(error)}
+    return {**asdict(law), "words": law.words}
 
 
 def scores_of(study: Study, cells: Sequence[Cell], store: Path) -> CorpusScores | ItemScores:
@@ -101,6 +120,8 @@ def _arm(arm: Arm, values: Sequence[float]) -> dict[str, Any]:
         "steps": arm.steps,
         "tokens": arm.amount("tokens"),
         "flops": arm.amount("flops"),
+        "cache_bytes": arm.cache_bytes,
+        "text_bytes": arm.text_bytes,
         "differences": [one.words() for one in arm.differences],
         "undeclared": [one.words() for one in arm.undeclared],
         "adjusted": arm.adjusted.words() if arm.adjusted else None,

@@ -63,8 +63,8 @@ def read_raw(source: str | Path) -> tuple[dict[str, Any], Path]:
     raise WeftError(f"{unknown_name('study', str(source), bundled())}; or name a .yaml file")
 
 
-def read_studies(source: str | Path | dict[str, Any]) -> list[Declared]:
-    """The checked study, or each of its settings as a study.
+def read_studies(source: str | Path | dict[str, Any], quick: bool = False) -> list[Declared]:
+    """The checked study, or each of its settings as a study; of a quick look those that it names.
 
     Raises ConfigError with every problem, a line each.
     """
@@ -73,9 +73,9 @@ def read_studies(source: str | Path | dict[str, Any]) -> list[Declared]:
     settings = raw.get("settings")
     if not settings:
         return [_declared(raw, folder, named)]
-    load(Study, raw)  # what is wrong with the whole is said once
-    found, problems = [], []
-    for name in settings:
+    whole = load(Study, raw)  # what is wrong with it is said once
+    found, problems = [], whole.problems() if whole.arms or whole.grid else []
+    for name in (whole.quick.settings if quick else ()) or settings:
         try:
             one = _declared(_within(raw, name), folder, named)
             found.append(Declared(one.study, one.base, one.folder, named, name, str(raw["name"])))

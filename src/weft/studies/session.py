@@ -13,7 +13,7 @@ from weft.errors import WeftError
 from weft.studies.arms import Arms, resolve
 from weft.studies.cells import Cell, cell_of
 from weft.studies.declaration import Study
-from weft.studies.donors import Maker, donated
+from weft.studies.donors import Maker, donated, told
 from weft.studies.folder import StudyFolder
 from weft.studies.reading import Declared, read_studies
 from weft.training.progress import say
@@ -68,12 +68,13 @@ def open_studies(
     Raises ConfigError with every problem, a line each.
     """
     found = []
-    for declared in read_studies(source):
+    for declared in read_studies(source, quick):
         study = declared.study.quicker() if quick else declared.study
         places = make_donors(study, declared.base, quick, console)
         if places is None:
             return None
         arms = resolve(*donated(study, declared.base, declared.folder, places), declared.folder, console, quick)
+        arms = told(arms, places)
         for note in arms.notes:
             say(console, note)
         _tell(study, arms, console)
