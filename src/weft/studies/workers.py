@@ -43,7 +43,7 @@ class Workers:
     def start(self, cell: Cell) -> None:
         """Run a cell in a process of its own."""
         process = _context().Process(target=_work, args=(cell, self.store), daemon=False)
-        with _nameless_main():
+        with nameless_main():
             process.start()
         self.running[process.sentinel] = cell, process
 
@@ -99,7 +99,7 @@ def _context() -> Any:
 
 
 @contextmanager
-def _nameless_main() -> Iterator[None]:
+def nameless_main() -> Iterator[None]:
     """Processes do not import the program that started the study: a script without a guard would start it again."""
     main = sys.modules["__main__"]
     names = ["__file__", "__spec__"]
@@ -115,7 +115,7 @@ def _work(cell: Cell, store: Path) -> None:
     """What the process does."""
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C reaches the study, which asks its cells once
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     target = os.open(log_of(store, cell), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(target, 1)
     os.dup2(target, 2)
@@ -131,7 +131,7 @@ def _work(cell: Cell, store: Path) -> None:
             pass
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Nobody goes on with a cell whose study was killed: the next one may do so at any time."""
     parent = multiprocessing.parent_process()
     if parent is not None:
