@@ -142,10 +142,8 @@ WAYS: dict[str, Way] = {
         module=lambda shape, weights_4DD: TorchModule(shape, weights_4DD, need_weights=False),
     ),
     "sdpa": Way("torch's scaled_dot_product_attention: flash attention where it has it", sdpa),
-    "blocked": Way("weft's kernel `blocked`: the algorithm of FlashAttention in torch operations", blocked(False)),
-    "window": Way(
-        "weft's kernel `blocked` under a window: empty blocks are not computed", blocked(True), windowed=True
-    ),
+    "blocked": Way("weft's blocked kernel: the algorithm of FlashAttention in torch operations", blocked(False)),
+    "window": Way("weft's blocked kernel under a window: empty blocks are not computed", blocked(True), windowed=True),
 }
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import gc
 import os
+import platform
 import random
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,15 +22,20 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from weft import device
 from weft.config import yaml
+from weft.errors import WeftError
 from weft.runs.atomic import new_folder, write_text
 from weft.runs.folder import FORMAT, to_json
 from weft.studies.attention_ways import WAYS, Shape, Trial, at_length, check_core, check_layer, core_trial, layer_trial
+from weft.studies.processes import end_with_parent
 
 WARM_UP = 3
 """Runs of each way before the clock starts."""
 LEAST_SHARE = 0.04
 """An operation that took less of a way's time is not named."""
+SILENCE = 0.5
+"""Seconds between two words on how far it is."""
 FORWARD, BOTH = "forward", "forward + backward"
 
 
@@ -100,6 +107,30 @@ def run_block(setting: Setting, folder: Path, surroundings: Mapping[str, Any], t
         write_text(place / "resolved.yaml", yaml.dump(setting.data()))
         manifest = {"format": FORMAT, "kind": "timing", "status": "finished", **surroundings}
         write_text(place / "manifest.json", to_json(manifest))
+
+
+def work(setting: Setting, folder: Path, surroundings: Mapping[str, Any], pipe: Any) -> None:
+    """What a block's process does; into the pipe goes how many rounds are done, or in words why it cannot go on."""
+    if hasattr(os, "setsid"):
+        os.setsid()  # Ctrl-C reaches the study, which ends this process
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # torch's profiler talks
+    device.keep_memory()
+    device.set_threads(setting.threads)
+    last = time.monotonic()
+
+    def tell(done: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > SILENCE:
+            last = time.monotonic()
+            pipe.send(done)
+
+    try:
+        run_block(setting, folder, surroundings, tell)
+    except WeftError as error:
+        pipe.send(str(error))
+    except Exception as error:
+        pipe.send(f"block {setting.block + 1}: {type(error).__name__}: {error}")
 
 
 def _layers(setting: Setting) -> list[Job]:
@@ -203,15 +234,7 @@ def _busy() -> float | None:
 
 def environment(threads: int) -> dict[str, Any]:
     """Versions and machine: what else a timing depends on."""
-    from weft import device
-
     return {
-        "versions": {"torch": str(torch.__version__), "python": _python()},
+        "versions": {"torch": str(torch.__version__), "python": platform.python_version()},
         "machine": {**device.about(), "device": "cpu", "precision": "fp32", "threads": threads},
     }
-
-
-def _python() -> str:
-    import platform
-
-    return platform.python_version()

@@ -7,10 +7,7 @@ ratio; a block's score is the median of its repetitions, and blocks are what the
 from __future__ import annotations
 
 import multiprocessing
-import os
 import shlex
-import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +28,7 @@ from weft.runs import fingerprints
 from weft.studies.cells import State, state_of
 from weft.studies.engine import Report
 from weft.studies.folder import StudyFolder, held
-from weft.studies.workers import end_with_parent, nameless_main
+from weft.studies.processes import nameless_main
 from weft.training.interrupts import Interrupts
 from weft.training.progress import say
 from weft.training.recipe import FolderName
@@ -321,9 +318,11 @@ def _in_process(block: Block, store: Path, interrupts: Interrupts, tell: Callabl
 
     Raises WeftError where the process could not do its work.
     """
+    from weft.studies.timed_block import work
+
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(block, store, theirs))
+    process = context.Process(target=work, args=(block.setting, store / block.name, block.surroundings, theirs))
     with nameless_main():
         process.start()
     theirs.close()
@@ -345,33 +344,6 @@ def _in_process(block: Block, store: Path, interrupts: Interrupts, tell: Callabl
         process.kill()
         process.join()
     return False
-
-
-def _work(block: Block, store: Path, pipe: Any) -> None:
-    """What the process does."""
-    if hasattr(os, "setsid"):
-        os.setsid()  # Ctrl-C reaches the study, which ends this process
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # torch's profiler talks
-    sys.stderr = sys.__stderr__
-    from weft import device
-
-    device.keep_memory()
-    device.set_threads(block.setting.threads)
-    last = time.monotonic()
-
-    def tell(done: int) -> None:
-        nonlocal last
-        if time.monotonic() - last > 0.5:
-            last = time.monotonic()
-            pipe.send(done)
-
-    try:
-        _measure(block, store, tell)
-    except WeftError as error:
-        pipe.send(str(error))
-    except Exception as error:
-        pipe.send(f"block {block.setting.block + 1}: {type(error).__name__}: {error}")
 
 
 class _Progress:

@@ -102,15 +102,13 @@ def ran(results: Results) -> tuple[list[str], list[list[str]]]:
 def _passes(results: Results) -> list[Markup]:
     """A table for each pass."""
     heads, lines = rows(results)
-    return [
-        join(
-            [
-                tag("h3", turn),
-                table([heads[0], *heads[2:]], [[line[0], *line[2:]] for line in lines if line[1] == turn]),
-            ]
+    found = []
+    for turn in results["passes"]:
+        shown = [[line[0], *line[2:]] for line in lines if line[1] == turn]
+        found.append(
+            tag("div", tag("h3", turn), table([heads[0], *heads[2:]], shown), class_="lengths" if found else None)
         )
-        for turn in results["passes"]
-    ]
+    return found
 
 
 def _operations(results: Results) -> list[tuple[str, str]]:

@@ -6,8 +6,6 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -18,6 +16,7 @@ from rich.console import Console
 
 from weft.errors import WeftError
 from weft.studies.cells import Cell, State, fail, note_memory, run_cell, state_of
+from weft.studies.processes import end_with_parent, nameless_main
 
 _REFUSED = 3
 """Exit code where the fault is not the cell's own; the last line of its log says what it is."""
@@ -98,19 +97,6 @@ def _context() -> Any:
     return context
 
 
-@contextmanager
-def nameless_main() -> Iterator[None]:
-    """Processes do not import the program that started the study: a script without a guard would start it again."""
-    main = sys.modules["__main__"]
-    names = ["__file__", "__spec__"]
-    kept = {name: main.__dict__.pop(name) for name in names if name in main.__dict__}
-    main.__spec__ = None
-    try:
-        yield
-    finally:
-        main.__dict__.update(kept)
-
-
 def _work(cell: Cell, store: Path) -> None:
     """What the process does."""
     if hasattr(os, "setsid"):
@@ -129,14 +115,6 @@ def _work(cell: Cell, store: Path) -> None:
             os._exit(_REFUSED)
         except KeyboardInterrupt:
             pass
-
-
-def end_with_parent() -> None:
-    """Nobody goes on with a cell whose study was killed: the next one may do so at any time."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _ending(code: int, log: Path) -> str:
