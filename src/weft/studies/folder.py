@@ -39,7 +39,14 @@ class StudyFolder:
 
         Raises WeftError that names what differs.
         """
-        before, now = self.declared(), question_of(study)
+        self.refuse_another(question_of(study))
+
+    def refuse_another(self, now: dict[str, Any]) -> None:
+        """The same for a question as plain data, which is written before cells run.
+
+        Raises WeftError that names what differs.
+        """
+        before = self.declared()
         if not any(state_of(self.store / name) in (State.finished, State.failed) for name in before.get("cells", ())):
             return
         for name, value in now.items():
@@ -51,10 +58,14 @@ class StudyFolder:
 
     def declare(self, study: Study, raw: dict[str, Any], threads: int, cells: Sequence[str]) -> None:
         """Write down the question, before a cell is run."""
+        self.write_question(question_of(study), raw, threads, cells)
+
+    def write_question(self, question: dict[str, Any], raw: dict[str, Any], threads: int, cells: Sequence[str]) -> None:
+        """The same for a question as plain data."""
         known = self.declared()
         kept = {"looks": known.get("looks", []), "cells": sorted({*known.get("cells", ()), *cells})}
         write_text(self.path / "study.yaml", yaml.dump(raw))
-        told = {"question": question_of(study), "threads": threads, **kept}
+        told = {"question": question, "threads": threads, **kept}
         write_text(self.path / "declared.json", to_json(told))
 
     def looked(self, seeds: Sequence[int]) -> list[list[int]]:
