@@ -21,6 +21,7 @@ from weft.evaluation.records import write_predictions
 from weft.generation.generate import generate
 from weft.hub.names import load as load_model
 from weft.models.transformer import Transformer
+from weft.report.formats import significant
 from weft.report.terminal import console as make_console
 from weft.runs.atomic import DiskError
 from weft.runs.folder import RunFolder, free_name
@@ -256,6 +257,7 @@ class Runner:
             f"{self.folder.path}: {parameters:,} parameters{learning}, {training.total} steps of"
             f" {training.tokens_per_step:,} tokens, {self.prepared.machine.why}"
         )
+        progress.say(f"matmul peak: {significant(self.peak / 1e9)} GFLOP/s, a large matrix product measured just now")
 
     def _out_of_time(self) -> bool:
         return self.deadline is not None and time.monotonic() > self.deadline
