@@ -59,7 +59,7 @@ CLOCK = (
 
 
 def without_clock(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """What must not depend on how often a study was stopped: results, report.md, report.html, results.csv, results.tex."""
+    """What must not depend on how often a study was stopped: its results, both reports, both tables."""
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     pages = []
     for name, clock in (("report.md", CLOCK[0]), ("report.html", CLOCK[1])):

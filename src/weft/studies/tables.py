@@ -7,7 +7,7 @@ import io
 import re
 
 from weft.report.formats import count, significant
-from weft.studies.sentences import Results, cell_rows, command, confidence, ends, metric_of
+from weft.studies.sentences import Results, cell_rows, command, confidence, difference, ends, metric_of
 
 COLUMNS = (
     "study", "setting", "arm", "seed", "metric", "score", "state", "reason", "reused", "baseline", "mean", "difference",
@@ -55,7 +55,7 @@ def latex_table(results: Results) -> str:
         cells = [
             escaped(name),
             _number(significant(arm["mean"], 4)) if arm["mean"] is not None else "",
-            _number(f"{one['effect']:+.3g}") if known and one else "",
+            _number(difference(one)) if known and one else "",
             f"[{_ends(ends(one))}]" if known and one else "",
             escaped(count(arm["parameters"])),
             _number(significant(arm["flops"], 3)) if arm["flops"] is not None else "",
