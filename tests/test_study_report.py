@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from weft.studies.markdown import series_report
 from weft.studies.outcome import merged, write_pages
 from weft.studies.page import series_page, study_page
 from weft.studies.pictures import Told, between, intervals, validation
-from weft.studies.sentences import summary
+from weft.studies.sentences import failed_cells, summary
 from weft.studies.tables import escaped
 
 SCORES: dict[str, list[float | None]] = {
@@ -79,6 +80,7 @@ def test_the_page_holds_every_number_recipe_reason_and_command(done: tuple[Path,
         assert (folder.parent / cell["folder"] / "recipe.yaml").is_file()
     assert "1 of its 4 cells failed: the loss is nan" in page.text("small")
     assert "alibi, seed 2" in page.text("b")
+    assert ("alibi, seed 2", "the loss is nan") in failed_cells(results)
     assert "1 of 4 cells failed" not in html
     assert "1 of 16 cells failed" in page.text("p")
     assert [text for text in page.texts["span"] if text.startswith("+ ")] == ["+ rotary", "+ alibi", "+ none"]
@@ -218,7 +220,7 @@ def test_a_band_is_students_interval_around_the_mean_of_runs(done: tuple[Path, d
     assert svg.count('class="band"') == 4
     assert svg.count('class="line faint"') == 15
     labels = sorted(float(y) for y in re.findall(r'<text x="[\d.]+" y="([\d.]+)" class="label"', svg))
-    assert min(high - low for low, high in zip(labels, labels[1:], strict=False)) > 17
+    assert min(high - low for low, high in pairwise(labels)) > 17
 
 
 def test_what_a_band_says_stands_in_words_too() -> None:
@@ -266,7 +268,11 @@ def test_a_series_says_each_settings_finding_first(done: tuple[Path, dict[str, A
     )
     assert page.texts["h2"] == ["language", "length"]
     assert html.count('<section class="clock">') == 2
+    assert page.texts["td"][:2] == ["better by 0.100", "undecided"]
     assert html == series_page("positions", "Rotary improves by 1-2 points", parts)
+    other_first = series_page("positions", "", parts[::-1])
+    blue = [re.findall(r'<span class="c-(\w+)">rotary</span>', text) for text in (html, other_first)]
+    assert set(blue[0]) == {"blue"} == set(blue[1])
     markdown = series_report("positions", "Rotary improves by 1-2 points", parts)
     assert markdown.index("- **length**: Whether rotary") < markdown.index("## language")
     assert markdown.count("### By the clock") == 2

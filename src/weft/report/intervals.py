@@ -146,7 +146,7 @@ def _row(frame: _Frame, one: Effect, top: float) -> Markup:
     if frame.narrow:
         room = frame.width - 36 - text_width(one.word) * 1.1
         parts = [tag("text", shorten(one.name, room), x=10, y=top + 15, class_="strong")]
-        parts.append(tag("text", one.word, x=edge, y=top + 15, class_="end"))
+        parts.append(tag("text", one.word, x=edge, y=top + 15, class_="end said"))
     else:
         words = edge - frame.right + 28
         parts = [tag("text", shorten(one.name, (frame.left - 18) / BOLD), x=0, y=middle + FONT / 3, class_="strong")]

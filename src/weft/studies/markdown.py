@@ -10,6 +10,7 @@ from weft.report.formats import count, duration, size
 from weft.studies.sentences import (
     UNDECLARED,
     Results,
+    across,
     cell_rows,
     choices,
     command,
@@ -39,6 +40,8 @@ def series_report(title: str, claim: str, parts: Sequence[tuple[str, Results, Pa
     """Several settings of one question: a sentence for each, then all of each."""
     lines = [f"# {title}", "", *([claim, ""] if claim else [])]
     lines += [f"- **{setting}**: {summary(results)}" for setting, results, _ in parts]
+    heads, rows = across([(setting, results) for setting, results, _ in parts])
+    lines += ["", *_rows(heads, rows)] if rows else []
     for setting, results, _ in parts:
         lines += ["", f"## {setting}", "", *_body(results, "###")]
     return "\n".join(lines).rstrip("\n") + "\n"

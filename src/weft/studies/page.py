@@ -18,6 +18,7 @@ from weft.studies.pictures import Told, cost, effect_rows, interval_note, interv
 from weft.studies.sentences import (
     UNDECLARED,
     Results,
+    across,
     called,
     cell_rows,
     choices,
@@ -25,6 +26,7 @@ from weft.studies.sentences import (
     confidence,
     difference,
     ends,
+    failed_cells,
     failures,
     leading,
     metric_of,
@@ -58,7 +60,9 @@ def study_page(results: Results, store: Path) -> str:
 
 def series_page(title: str, claim: str, parts: Sequence[tuple[str, Results, Path]]) -> str:
     """Several settings of one question on one page: a sentence and a picture for each, then all of each."""
-    each = [(setting, Told(results, store)) for setting, results, store in parts]
+    order = tuple(dict.fromkeys(arm for _, results, _ in parts for arm in _others(results)))
+    each = [(setting, Told(results, store, order)) for setting, results, store in parts]
+    heads, rows = across([(setting, results) for setting, results, _ in parts])
     quick = any(results["quick"] for _, results, _ in parts)
     sentences = tag(
         "dl",
@@ -71,10 +75,15 @@ def series_page(title: str, claim: str, parts: Sequence[tuple[str, Results, Path
         tag("h1", _words(title)),
         tag("p", _words(QUICK * quick + (f"Claim: {claim}" if claim else "")), class_="lead"),
         sentences,
+        tag("div", table(heads, rows), class_="dense across") if rows else "",
         _grid([picture for picture in small if picture]),
         *(_setting(setting, told) for setting, told in each),
     ]
     return page(f"{title} · weft study", [part for part in body if part], FOOTER)
+
+
+def _others(results: Results) -> list[str]:
+    return [name for name in results["arms"] if name != results["question"]["baseline"]]
 
 
 def _setting(setting: str, told: Told) -> Markup:
@@ -299,11 +308,7 @@ def _cells(told: Told) -> Markup:
         again = tag("code", command(cell)) if cell.get("repeatable", True) else ""
         rows.append([tag("span", cell["arm"], class_=f"c-{told.color(cell['arm'])}"), str(cell["seed"]), shown(value),
                      state, again])  # fmt: skip
-    reasons = [
-        tag("li", tag("b", f"{cell['arm']}, seed {cell['seed']}"), f" failed: {cell['reason']}")
-        for cell, _ in cell_rows(told.results)
-        if cell["state"] == "failed"
-    ]
+    reasons = [tag("li", tag("b", where), f" failed: {reason}") for where, reason in failed_cells(told.results)]
     words = f"{reuse(told.results)} Each command, given where `studies` lies, runs that cell once more."
     return join([
         tag("p", _words(words)),

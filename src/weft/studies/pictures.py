@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,11 +24,11 @@ from weft.studies.sentences import (
     costs,
     difference,
     ends,
-    gain,
     listed,
     metric_of,
     metric_words,
     pareto,
+    short_verdict,
 )
 from weft.training.record import Curve, Run, curve_of
 
@@ -43,10 +42,14 @@ CURVES = ("bits_per_byte", "accuracy", "loss")
 
 @dataclass(frozen=True)
 class Told:
-    """A study's results and the logs of its finished cells; one colour an arm for all pictures."""
+    """A study's results and the logs of its finished cells; one colour an arm for all pictures of a page.
+
+    `order`: the arms in the order of their colours, where a page shows other studies too.
+    """
 
     results: Results
     store: Path
+    order: tuple[str, ...] = ()
     _read: dict[str, list[Run]] = field(default_factory=dict)
 
     @property
@@ -63,11 +66,14 @@ class Told:
 
     def color(self, arm: str) -> str:
         """The baseline is grey."""
-        return "muted" if arm == self.baseline else PALETTE[self.others.index(arm) % len(PALETTE)]
+        return "muted" if arm == self.baseline else PALETTE[self._place(arm) % len(PALETTE)]
 
     def again(self, arm: str) -> bool:
         """Whether another arm has its colour."""
-        return arm != self.baseline and self.others.index(arm) >= len(PALETTE)
+        return arm != self.baseline and self._place(arm) >= len(PALETTE)
+
+    def _place(self, arm: str) -> int:
+        return (self.order or self.others).index(arm)
 
     def runs(self, arm: str) -> list[Run]:
         """The arm's finished cells, by seed."""
@@ -120,7 +126,7 @@ def intervals(told: Told) -> IntervalChart | None:
             Effect(
                 one["arm"], told.color(one["arm"]), one["effect"],
                 (one["interval"]["low"], one["interval"]["high"]) if known else None,
-                _word(one, results), ends(one) if known else "",
+                short_verdict(one, results), ends(one) if known else "",
                 (within["low"], within["high"]) if within and within["low"] is not None else None,
                 [value - other for value, other in pairs if value is not None and other is not None],
             )
@@ -128,12 +134,6 @@ def intervals(told: Told) -> IntervalChart | None:
     axis = f"difference from {called(told.baseline)}, {metric_of(results)}"
     metric = results["question"]["metric"]
     return IntervalChart(_stands(told), effects, axis, told.baseline, metric["better"], metric["margin"])
-
-
-def _word(one: Any, results: Results) -> str:
-    """The verdict in two or three words."""
-    kind = one["verdict"]["kind"]
-    return gain(one, results) if kind in ("better", "worse") else str(kind)
 
 
 def _stands(told: Told) -> str:

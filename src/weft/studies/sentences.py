@@ -144,6 +144,12 @@ def gain(one: Mapping[str, Any], results: Results) -> str:
     return f"{'better' if better else 'worse'} by {abs(one['effect']):.{_digits(one)}f}"
 
 
+def short_verdict(one: Mapping[str, Any], results: Results) -> str:
+    """The verdict in two or three words."""
+    kind = str(one["verdict"]["kind"])
+    return gain(one, results) if kind in ("better", "worse") else kind
+
+
 def _digits(one: Mapping[str, Any]) -> int:
     between = one["interval"]
     return digits_of(Interval(between["low"], between["high"], between["confidence"], ""))
@@ -184,9 +190,9 @@ def statistics(one: Mapping[str, Any]) -> list[tuple[str, str]]:
 def choices(results: Results) -> list[str]:
     """Why these statistics, and what they do not say."""
     items, level = results["items"], confidence(results)
-    random = f"seeds and the {items} examples of the validation text are" if items else "seeds are"
+    random = f"the seeds and the {items} examples of the validation text" if items else "the seeds alone"
     said = [
-        f"What is random: {random}. Data, split, and all that arms hold equal are not: what is found holds for them.",
+        f"Random are {random}; data, split, and all that is held equal are fixed: what is found holds for them.",
         f"Intervals ({level}) are of one comparison alone; verdicts stand after Holm over all"
         f" {len(results['comparisons'])} of them.",
         "Metric, direction, baseline and margin were declared before a cell ran; a later change is a new study.",
@@ -239,6 +245,27 @@ def reuse(results: Results) -> str:
     words = [f"{reused} of {len(cells)} cells were there before this study and were reused"] * bool(reused)
     words += [f"{failed} of {len(cells)} cells failed"] * bool(failed)
     return f"{'; '.join(words) or f'All {len(cells)} cells were run for this study'}."
+
+
+def failed_cells(results: Results) -> list[tuple[str, str]]:
+    """Cells that failed, by arm and reason: (wild, seeds 0 and 1; the loss is nan)."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for cell in results["cells"]:
+        if cell["state"] == "failed":
+            found.setdefault((cell["arm"], str(cell["reason"])), []).append(str(cell["seed"]))
+    return [(f"{arm}, seed{'s' * (len(seeds) > 1)} {listed(seeds)}", reason) for (arm, reason), seeds in found.items()]
+
+
+def across(parts: Sequence[tuple[str, Results]]) -> tuple[list[str], list[list[str]]]:
+    """Verdicts of arms in several settings: the headers, and a row for each arm that several settings have."""
+    told = [(setting, results, {one["arm"]: one for one in results["comparisons"]}) for setting, results in parts]
+    names = list(dict.fromkeys(arm for _, _, found in told for arm in found))
+    rows = [
+        [arm, *(short_verdict(found[arm], results) if arm in found else "" for _, results, found in told)]
+        for arm in names
+        if sum(arm in found for _, _, found in told) > 1
+    ]
+    return ["arm", *(setting for setting, _ in parts)], rows
 
 
 def failures(results: Results, arm: str) -> str:
