@@ -55,25 +55,28 @@ def made_up(
     study = Study.model_validate(
         {"name": name, "base": {}, "arms": {arm: {} for arm in names}, "seeds": n_seeds, "metric": asked}
     )
-    arms, cells = [], []
+    arms, cells = list[Arm](), list[Cell]()
+    nothing: Any = None
     for number, arm in enumerate(names):
         cost = (flops or {}).get(arm, 1_000_000)
         differs = (changes or {}).get(arm, (Difference(PATH, names[0], arm),) if number else ())
         arms.append(
             Arm(
-                arm,
-                {},
-                None,
-                None,
-                "data",
-                20_000 + 500 * number,
-                cost,
-                2048,
-                40,
-                {},
-                "code",
+                name=arm,
+                overrides={},
+                recipe=nothing,
+                bound=nothing,
+                data="data",
+                parameters=20_000 + 500 * number,
+                flops_per_token=cost,
+                tokens_per_step=2048,
+                steps=40,
+                environment={},
+                code="code",
+                cache_bytes=256,
+                text_bytes=10_000,
                 differences=tuple(differs),
-            )  # type: ignore[arg-type]
+            )
         )
         for seed, value in enumerate(scores[arm]):
             key = f"{number:08x}{seed:08x}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import math
 import sys
 import time
 import xml.etree.ElementTree as ET
@@ -19,6 +21,8 @@ import all as runner  # noqa: E402
 import common  # noqa: E402
 import data  # noqa: E402
 import picture  # noqa: E402
+import time_to_quality as quality  # noqa: E402
+import torch  # noqa: E402
 import train  # noqa: E402
 
 TINY = train.Workload(layers=2, width=16, heads=2, length=12, vocabulary=40, rows=3, steps=1)
@@ -104,7 +108,41 @@ def test_one_core_and_two_give_the_same_data(tmp_path: Path) -> None:
     assert 0.9e6 < size < 1.2e6
 
 
+def test_the_peer_is_measured_on_each_token_once() -> None:
+    """Windows one by one and by hand: each token is predicted from those before it in the first window that has it."""
+    import peers
+
+    torch.manual_seed(0)
+    model = peers.PlainGpt(1, 8, 2, quality.CONTEXT, 5)
+    tokens, half = torch.randint(5, (64 * 34 + 5,)), quality.CONTEXT // 2
+    nats = []
+    with torch.no_grad():
+        for target in range(1, len(tokens)):
+            start = max(0, math.ceil((target - quality.CONTEXT) / half)) * half
+            logits = model.logits(tokens[None, start:target])[0, -1]
+            nats.append(float(-logits.log_softmax(-1)[tokens[target]]))
+    assert quality.plain_nats(model, tokens) == pytest.approx(sum(nats) / len(nats), rel=1e-6)
+
+
+def test_a_quick_result_says_that_it_is_one() -> None:
+    options = argparse.Namespace(quick=True, minutes=0.25)
+    one = quality.Outcome("stretched", 0, 15.0, 10, 100, 7, 2.0, 3.0)
+    assert quality.shown({}, [one], options)["finding"] == "a quick run: 15 s of training each, 2% of the text held out"
+    assert quality.shown({}, [one], argparse.Namespace(quick=False))["finding"] == ""
+
+
 # the runner
+
+
+def test_the_last_of_a_quick_run_has_what_the_others_left() -> None:
+    train_, attention, data_, last = runner.SCRIPTS
+    names = [script.name for script in runner.SCRIPTS]
+    assert runner.quick_seconds(train_, names, 0) == train_.quick
+    assert runner.quick_seconds(attention, names, 100) == 490 - data_.quick - last.quick
+    assert runner.quick_seconds(data_, names, 200) == data_.quick
+    assert runner.quick_seconds(last, names, 340) == 250
+    assert runner.quick_seconds(last, ["time_to_quality"], 0) == runner.WHOLE
+
 
 MARKED = "before\n<!-- machine -->\nold\n<!-- /machine -->\nbetween <!-- train -->x<!-- /train --> after"
 

@@ -91,6 +91,11 @@ def test_a_mistake_is_a_line_each_and_no_traceback(weft: Run) -> None:
     assert shallow.startswith("error: d_modl: no such option; did you mean 'd_model'?")
 
 
+def test_a_schema_that_there_is_not_is_a_line(weft: Run) -> None:
+    line = "error: no schema called 'recipes'; did you mean 'recipe'? (known: model, recipe, study)\n"
+    assert weft("schema", "recipes") == (2, "", line)
+
+
 def test_what_the_program_did_wrong_is_not_hidden(weft: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def raising(error: BaseException) -> Callable[[], None]:
         def app() -> None:

@@ -298,10 +298,10 @@ def test_a_table_tells_how_probable_each_token_was(run: Any) -> None:
     assert out.splitlines()[-7:] == [
         "",
         "token   log-probability  probability  rank  likeliest",
-        "'\\x08'            0.000        100 %     1  '\\x08' 100 %  '\\x00' 0.0 %",
-        "'\\t'              0.000        100 %     1  '\\t' 100 %  '\\x00' 0.0 %",
-        "'\\n'              0.000        100 %     1  '\\n' 100 %  '\\x00' 0.0 %",
-        "'\\x0b'            0.000        100 %     1  '\\x0b' 100 %  '\\x00' 0.0 %",
+        "'\\x08'            0.000        100 %     1  '\\x08' 100 %  '\\x00' 4e-42 %",
+        "'\\t'              0.000        100 %     1  '\\t' 100 %  '\\x00' 4e-42 %",
+        "'\\n'              0.000        100 %     1  '\\n' 100 %  '\\x00' 4e-42 %",
+        "'\\x0b'            0.000        100 %     1  '\\x0b' 100 %  '\\x00' 4e-42 %",
         "4 tokens, 0.000 nats together: perplexity 1.00",
     ]
 

@@ -34,6 +34,7 @@ SMALL = [
 STACKS = {"classifier": ("encoder",), "translator": ("encoder", "decoder")}
 """What the bundled recipes that are no decoder train."""
 REVIEWS = [("The food was good and warm.", "good"), ("Never again, it was cold.", "bad")]
+NEW_REVIEWS = [("Warm and good food.", "good"), ("It was cold again.", "bad")]
 PAIRS = [("Good morning.", "Chào buổi sáng."), ("Good night.", "Chúc ngủ ngon.")]
 
 
@@ -57,6 +58,8 @@ def files_of_a_reader(folder: Path) -> None:
     (folder / "notes.txt").write_text("The quick brown fox jumps over the lazy dog.\n" * 400, encoding="utf-8")
     reviews = "".join(f'"{text}",{label}\n' for text, label in REVIEWS * 20)
     (folder / "reviews.csv").write_text("text,label\n" + reviews, encoding="utf-8")
+    reviews = "".join(f'"{text}",{label}\n' for text, label in NEW_REVIEWS)
+    (folder / "new-reviews.csv").write_text("text,label\n" + reviews, encoding="utf-8")
     pairs = "".join(f"{number} {text}\t{target}\n" for number in range(20) for text, target in PAIRS)
     (folder / "pairs.tsv").write_text("en\tvi\n" + pairs, encoding="utf-8")
 

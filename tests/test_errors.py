@@ -69,6 +69,7 @@ RECIPES = {
     "bad value": (["tiny.yaml", "train.seed=[1"], r"train.seed= line 1: "),
     "unknown part": (["tiny.yaml", "model.decoder.positions=rotori"], r"model.decoder.positions: no positions called"),
     "budget": (["tiny.yaml", "train.budget=soon"], r"train.budget = 'soon': should be an amount and a unit: 450 ste"),
+    "no unit": (["tiny.yaml", "train.budget=0"], r"train.budget = 0: should be text, such as '450 steps'"),
     "endless": (["tiny.yaml", "train.budget=1e999 steps"], r"train.budget = '1e999 steps': should be an amount"),
     "seed": (["tiny.yaml", "train.seed=-1"], r"train.seed = -1: should be greater than or equal to 0"),
     "batch": (["tiny.yaml", "train.batch_tokens=31"], r"batch_tokens = 31 is less than a row of model.max_length = 32"),

@@ -200,8 +200,9 @@ def test_what_is_logged_of_layers(source: Path, folder: Path) -> None:
 def test_the_progress_line(source: Path, folder: Path) -> None:
     said = tiny.run(tiny.recipe(source), folder)[1]
     found = [line for line in said.splitlines() if line.startswith("step ")]
-    pattern = r"step +\d+/24  loss \d\.\d{3}  \d\.\d{3} bits/byte  [\d,]+ tokens/s  \d+% of peak  .+ left"
+    pattern = r"step +\d+/24  loss \d\.\d{3}  \d\.\d{3} bits/byte  [\d,]+ tokens/s  \d+% of matmul peak  .+ left"
     assert [bool(re.fullmatch(pattern, line)) for line in found] == [True] * 3, said
+    assert re.search(r"\nmatmul peak: [\d,.]+ GFLOP/s, a large matrix product measured just now\n", said)
     assert "text.jsonl: 40 documents; 1.4 kB for training, 265 B for validation" in said
     assert "note: training text: 1.4 kB is too little to learn a language from" in said
 

@@ -227,6 +227,26 @@ def test_stopped_at_once_and_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) ->
     assert tiny.result(path) == lab.undisturbed()
 
 
+@pytest.mark.parametrize(
+    ("where", "said", "made"),
+    [
+        ("prepare_run", "stopped before training began: nothing was trained, no run folder was made\n", False),
+        ("peak_flops", "stopped at once: nothing is saved yet; go on with: weft train {path}\n", True),
+    ],
+)
+def test_ctrl_c_before_the_first_step(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], where: str, said: str, made: bool
+) -> None:
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, where, interrupted)
+    path = lab.folder / "early" / where
+    new = ("train", lab.recipe, "--runs", path.parent, "--name", path.name)
+    code, _, err = tiny.command(*new, patch=monkeypatch, capture=capsys)
+    assert (code, err, path.exists()) == (130, said.format(path=path), made)
+
+
 def test_a_stop_does_not_decide_which_is_best(lab: Lab) -> None:
     """A checkpoint that an undisturbed run would not have is not the best one, however well it measures."""
     worse = (*BRIEF, tiny.worsening(lab.folder), "train.evaluate_every=1")
@@ -248,7 +268,7 @@ def test_a_second_ctrl_c_does_not_ask(lab: Lab) -> None:
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="stopped at once: step 8 of 12 is saved; go on with: weft train "):
         lab.train(on_step=insist)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     path = max((lab.folder / "runs").iterdir(), key=lambda folder: folder.stat().st_mtime)

@@ -20,9 +20,11 @@ import weft
 from weft.config import yaml
 from weft.errors import WeftError
 from weft.runs.folder import RunFolder
-from weft.studies import engine
-from weft.studies.cells import State, state_of
+from weft.studies import running
+from weft.studies.cells import Cell, State, state_of
+from weft.studies.donors import stand_ins
 from weft.studies.engine import Report, study
+from weft.studies.session import Session, open_studies
 
 POSITIONS = "model.decoder.positions"
 FUTURE = "from __future__ import annotations"
@@ -112,8 +114,8 @@ def test_what_is_there_is_reused_and_a_new_seed_or_arm_runs_alone(
     done: tuple[Path, str], copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[str] = []
-    real = engine.run_cell
-    monkeypatch.setattr(engine, "run_cell", lambda cell, *rest: (ran.append(cell.title), real(cell, *rest))[1])
+    real = running.run_cell
+    monkeypatch.setattr(running, "run_cell", lambda cell, *rest: (ran.append(cell.title), real(cell, *rest))[1])
     report, said = run(declared(done[0]), copied)
     assert "4 cells: 4 there already, reused" in said
     assert ran == []
@@ -141,9 +143,16 @@ def test_another_question_is_another_study(done: tuple[Path, str], copied: Path)
     assert "4 cells: 4 there already, reused" in said
 
 
+def opened(what: dict[str, Any], studies: Path, threads: int | None = None) -> Session:
+    """A study that is ready to run."""
+    sessions = open_studies(what, studies, False, None, threads, Console(quiet=True), stand_ins(studies))
+    assert sessions is not None
+    return sessions[0]
+
+
 def keys(what: dict[str, Any], folder: Path) -> dict[str, str]:
     """The address of each cell."""
-    session = engine.open_study(what, folder / "studies", False, None, None, Console(quiet=True))
+    session = opened(what, folder / "studies")
     return {cell.title: cell.key for cell in session.cells()}
 
 
@@ -190,16 +199,12 @@ def test_threads_are_part_of_a_cell_and_cost_is_measured_alone(done: tuple[Path,
     base = declared(done[0])["base"]
     base["train"] |= {"threads": None}
     cost = {"name": "cost/seconds", "better": "lower"}
-    session = engine.open_study(
-        declared(done[0], base=base, metric=cost), copied / "studies", False, None, None, Console(quiet=True)
-    )
+    session = opened(declared(done[0], base=base, metric=cost), copied / "studies")
     assert session.lanes.jobs == 1
     assert "one at a time: time is measured" in session.lanes.why
     keys = set()
     for threads in (1, 2):
-        lanes = engine.open_study(
-            declared(done[0], base=base), copied / "other", False, None, threads, Console(quiet=True)
-        )
+        lanes = opened(declared(done[0], base=base), copied / "other", threads)
         keys |= {cell.key for cell in lanes.cells()}
     assert len(keys) == 8
 
@@ -312,13 +317,13 @@ def test_a_donor_is_known_by_what_it_is_and_what_is_frozen_costs_less(tmp_path: 
     donors = [tiny.trained(tmp_path / "runs", base, f"train.seed={seed}", name=f"donor-{seed}") for seed in (0, 1)]
     place = tmp_path / "donor"
 
-    def cells(model: Path) -> list[engine.Cell]:
+    def cells(model: Path) -> list[Cell]:
         arms = {
             "alone": {},
             "copied": {"transfer.from": str(model), "transfer.freeze": ["decoder.blocks.*.feedforward"]},
         }
         what = declared(tmp_path, base=base, arms=arms)
-        session = engine.open_study(what, tmp_path / "studies", False, None, 1, Console(quiet=True))
+        session = opened(what, tmp_path / "studies", 1)
         alone, copied = session.arms.arms
         assert copied.parameters == alone.parameters
         assert copied.flops_per_token < alone.flops_per_token

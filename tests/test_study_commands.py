@@ -19,9 +19,9 @@ from weft.errors import WeftError
 from weft.studies.ablations import ablation
 from weft.studies.arms import resolve
 from weft.studies.cells import Cell
-from weft.studies.declaration import read_study
 from weft.studies.existing import compare_runs
 from weft.studies.outcome import scores_of
+from weft.studies.reading import read_studies
 from weft.studies.scores import ItemScores
 
 POSITIONS = "model.decoder.positions"
@@ -72,8 +72,8 @@ def test_an_ablation_changes_one_node_an_arm(tmp_path: Path) -> None:
     assert list(study["arms"]) == ["whole", *(f"without decoder.{part}" for part in parts)]
     assert study["arms"]["without decoder.positions"] == {POSITIONS: "none"}
     assert study["arms"]["without decoder.block"] == {"model.decoder.block": "plain"}
-    declared, base, place = read_study(study)
-    arms = resolve(declared, base, place, Console(file=io.StringIO()))
+    [declared] = read_studies(study)
+    arms = resolve(declared.study, declared.base, declared.folder, Console(file=io.StringIO()))
     assert all(len(arm.differences) == 1 for arm in arms.arms if arm.name != "whole")
     assert not any(arm.undeclared for arm in arms.arms)
 
@@ -117,7 +117,7 @@ def test_accuracy_is_compared_example_by_example(tmp_path: Path) -> None:
         lines = [json.dumps({"id": str(i), "label": "1", "predicted": digit}) for i, digit in enumerate(digits)]
         (folder / "predictions/validation.jsonl").write_text("\n".join(lines), encoding="utf-8")
     raw = {"name": "x", "base": "demo", "arms": {"a": {}, "b": {"model.d_model": 64}}, "seeds": 3}
-    study = read_study({**raw, "metric": {"name": "validation/accuracy", "better": "higher"}})[0]
+    study = read_studies({**raw, "metric": {"name": "validation/accuracy", "better": "higher"}})[0].study
     scores = scores_of(study, cells, tmp_path)
     assert isinstance(scores, ItemScores)
     assert scores.values_ASI[0].tolist() == [[1, 1, 0, 1], [1, 0, 0, 1], [1, 1, 1, 1]]

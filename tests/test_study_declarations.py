@@ -14,9 +14,10 @@ from rich.console import Console
 from weft.errors import WeftError
 from weft.studies.arm import Arm
 from weft.studies.arms import Arms, resolve
-from weft.studies.declaration import Study, read_study
+from weft.studies.declaration import Study
 from weft.studies.differences import differences
 from weft.studies.equality import search
+from weft.studies.reading import read_studies
 from weft.training.recipe import Recipe
 from weft.training.setup import make_training, prepare_run
 
@@ -42,8 +43,9 @@ def declared(base: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 def resolved(raw: dict[str, Any], quick: bool = False, folder: Path = Path()) -> tuple[Study, Arms]:
-    study, base, _ = read_study(raw)
-    return study, resolve(study, base, folder, Console(file=io.StringIO()), quick)
+    [declared] = read_studies(raw)
+    study = declared.study
+    return study, resolve(study, declared.base, folder, Console(file=io.StringIO()), quick)
 
 
 def refusal(raw: dict[str, Any]) -> str:
@@ -79,7 +81,7 @@ METRIC = {"name": "validation/bits_per_byte", "better": "lower"}
         ({"equal": "seconds"}, "equal = seconds: the budget is 24 steps; give train.budget in minutes"),
         ({"equal": ["parameters"]}, "equal = parameters: arms.rotary has 35,008, learned 36,032 (2.8 % less"),
         ({"arms": {"a": {}, "b": "missing.yaml"}}, "arms.b: missing.yaml: No such file"),
-        ({"sets": 5}, "sets: no such option; did you mean 'seeds'?"),
+        ({"seed": 5}, "seed: no such option; did you mean 'seeds'?"),
     ],
 )
 def test_what_is_wrong_is_one_clear_line(base: dict[str, Any], changes: dict[str, Any], said: str) -> None:

@@ -21,8 +21,8 @@ from weft.report.markup import Markup
 from weft.report.scatter import ScatterChart, Spot, scatter
 from weft.report.svg import Chart, Series, line_chart
 from weft.studies.differences import Difference
-from weft.studies.markdown import series_report
-from weft.studies.outcome import merged, write_pages
+from weft.studies.markdown import report, series_report
+from weft.studies.outcome import merged, write_pages, write_series
 from weft.studies.page import series_page, study_page
 from weft.studies.pictures import Told, between, intervals, validation
 from weft.studies.sentences import failed_cells, summary
@@ -217,7 +217,7 @@ def test_a_band_is_students_interval_around_the_mean_of_runs(done: tuple[Path, d
     assert mean == pytest.approx(sum(last) / 4)
     assert lines["rotary"].band[-1] == pytest.approx((x, *(between(last) or ())))
     svg = line_chart(chart)
-    assert svg.count('class="band"') == 4
+    assert svg.count('class="around"') == 4
     assert svg.count('class="line faint"') == 15
     labels = sorted(float(y) for y in re.findall(r'<text x="[\d.]+" y="([\d.]+)" class="label"', svg))
     assert min(high - low for low, high in pairwise(labels)) > 17
@@ -276,6 +276,34 @@ def test_a_series_says_each_settings_finding_first(done: tuple[Path, dict[str, A
     markdown = series_report("positions", "Rotary improves by 1-2 points", parts)
     assert markdown.index("- **length**: Whether rotary") < markdown.index("## language")
     assert markdown.count("### By the clock") == 2
+
+
+def test_a_ladder_is_compared_step_by_step(done: tuple[Path, dict[str, Any]]) -> None:
+    results = json.loads(json.dumps(done[1]))
+    results["question"]["ladder"] = True
+    results["comparisons"][1]["baseline"] = "rotary"
+    page = Outline(study_page(results, done[0].parent / "cells"))
+    assert "rotary is better than the arm before" in page.text("h1")
+    picture = intervals(Told(results, done[0].parent / "cells"))
+    assert picture is not None
+    assert picture.effects[1].points == pytest.approx([0.11, 0.08, 0.12])
+    assert "What differs from the arm before" in page.text("h2")
+
+
+def test_a_law_is_said(done: tuple[Path, dict[str, Any]]) -> None:
+    words = "goes as parameters to the power -0.08 (-0.1 to -0.06, 4 seeds)"
+    results = {**done[1], "law": {"amount": "parameters", "words": words}}
+    assert "to the power −0.08 (−0.1 to −0.06, 4 seeds)." in Outline(study_page(results, done[0].parent)).text("p")
+    assert words in report(results)
+
+
+def test_a_series_is_written_anew_too(done: tuple[Path, dict[str, Any]]) -> None:
+    place = done[0].parent / "series"
+    said = write_series(place, "positions", None, {"language": done[0]})
+    assert said == [f"report of all settings: {place / 'report.html'}"]
+    first = [(place / name).read_bytes() for name in FILES[:2]]
+    write_pages(place)
+    assert [(place / name).read_bytes() for name in FILES[:2]] == first
 
 
 def test_claim_and_setting_are_said(done: tuple[Path, dict[str, Any]]) -> None:

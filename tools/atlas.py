@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from atlas_code import Code, below, computing, declaration
-from atlas_figures import Drawing, drawings
+from atlas_drawing import Drawing
+from atlas_figures import drawings
 from atlas_parts import (
     Place,
     block_yaml,

@@ -6,12 +6,12 @@ Sizes here are small, so that one sees single tokens and channels; a page's figu
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
+from atlas_drawing import TOKENS, Drawing, by_lot, every, number, picture, started
 from atlas_parts import N_HEADS, default_model, dims, example, made, places, selected, variants
 from torch import Tensor, nn
 
@@ -29,7 +29,6 @@ from weft.nn import (
     Gate,
     Head,
     MaskPart,
-    Module,
     Norm,
     Positions,
     PositionScheme,
@@ -41,22 +40,10 @@ from weft.nn import (
 )
 from weft.nn.part import ModelPart
 from weft.nn.scaling import NoScaling, Turning
-from weft.report.figure import Panel, bars, cells, figure, level, lines
+from weft.report.figure import Panel, bars, cells, level, lines
 from weft.report.formats import plain, significant
 from weft.report.markup import Markup, join, tag
 from weft.report.svg import PALETTE, Chart, Series
-
-TOKENS = 12
-"""Of a drawing in which one sees each."""
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A picture and what it shows, for those who do not see it; `name` tells several of one part apart."""
-
-    svg: str
-    shows: str
-    name: str = ""
 
 
 def drawings(kind: type[ModelPart]) -> list[Drawing]:
@@ -87,7 +74,7 @@ def _attention(kind: type[ModelPart]) -> Iterator[Drawing]:
     block = {"attention": {**part.dump(), "kernel": "reference"}}
     sizes = {"d_model": 64, "max_length": TOKENS, "vocab_size": 32, "init_std": 0.14}
     config = ModelConfig.load({**sizes, "decoder": {"n_layers": 1, "block": block}})
-    model = _started(config.build()).double()
+    model = started(config.build()).double()
     seen: list[Tensor] = []
     with listen(model, "decoder.blocks.0.attention.weights", lambda path, x: seen.append(x)), torch.no_grad():
         model(torch.arange(TOKENS)[None])
@@ -96,14 +83,14 @@ def _attention(kind: type[ModelPart]) -> Iterator[Drawing]:
     panels = []
     for head, weights_TS in enumerate(weights_HTS.tolist(), start=1):
         rows = [[level(w) if j <= i else None for j, w in enumerate(row)] for i, row in enumerate(weights_TS)]
-        panels.append(cells(rows, 17.0, f"head {head}", names=names, columns=_every(TOKENS)))
+        panels.append(cells(rows, 17.0, f"head {head}", names=names, columns=every(TOKENS)))
     title = f"Each of {len(panels)} heads weighs the tokens before it in its own way"
     said = "rows: the token that asks; columns: whom it reads; from weight 0 to 1, matrices and tokens by lot"
-    yield _picture(title, said, panels)
+    yield picture(title, said, panels)
 
 
 def _positions(kind: type[ModelPart]) -> Iterator[Drawing]:
-    scheme: PositionScheme = _started(made(example(kind), replace(dims(), max_length=160), "cpu")[0])
+    scheme: PositionScheme = started(made(example(kind), replace(dims(), max_length=160), "cpu")[0])
     acts, learned = scheme.acts(), any(True for _ in scheme.parameters())
     if "embed" in acts and not learned:
         yield _waves(kind, scheme)
@@ -121,11 +108,11 @@ def _waves(kind: type[ModelPart], scheme: PositionScheme) -> Drawing:
     largest = float(values.abs().max())
     rows = [[f"d{min(10, int((v / largest + 1) / 2 * 11))}" for v in row] for row in values.tolist()]
     panel = cells(
-        rows, 11.0, names=[str(i) if i % 4 == 0 else "" for i in range(length)], columns=_every(width, 8), gap=0
+        rows, 11.0, names=[str(i) if i % 4 == 0 else "" for i in range(length)], columns=every(width, 8), gap=0
     )
     title = f"{kind.kind}: left channels change with every position, right ones slowly"
-    said = f"rows: positions; columns: {width} channels; added: {_value(-largest)} (blue) to {_value(largest)} (orange)"
-    return _picture(title, said, [panel])
+    said = f"rows: positions; columns: {width} channels; added: {number(-largest)} (blue) to {number(largest)} (orange)"
+    return picture(title, said, [panel])
 
 
 def _turns(kind: type[ModelPart], scheme: PositionScheme) -> Drawing:
@@ -143,7 +130,7 @@ def _turns(kind: type[ModelPart], scheme: PositionScheme) -> Drawing:
         panels.append(_dial(f"{pair} and {other}: {plain(angle)}°", hands))
     title = f"{kind.kind}: each step turns a pair of channels by the same angle, each pair by its own"
     said = f"pairs of a head of {width} channels at positions 0 to {places - 1}, and how far a step turns them"
-    return _picture(title, said, panels, "turns")
+    return picture(title, said, panels, "turns")
 
 
 def _dial(caption: str, hands: Sequence[tuple[float, float]]) -> Panel:
@@ -175,8 +162,8 @@ def _biases(kind: type[ModelPart], scheme: PositionScheme, learned: bool) -> Dra
     steps = len(set(back_HS[0]))
     title = f"{kind.kind} adds to each score what depends on the distance alone: {steps} values for {length} distances"
     said = "of one head, by lot as at a start: which distances share a value is fixed" if learned else ""
-    chart = Chart(title, series, "distance of the key, tokens", "added to the score", show=_value)
-    return _picture(title, said, [lines(chart, height=300)], "bias" if scheme.acts() & {"rotate", "embed"} else "")
+    chart = Chart(title, series, "distance of the key, tokens", "added to the score", show=number)
+    return picture(title, said, [lines(chart, height=300)], "bias" if scheme.acts() & {"rotate", "embed"} else "")
 
 
 def _norm(kind: type[ModelPart]) -> Iterator[Drawing]:
@@ -184,16 +171,16 @@ def _norm(kind: type[ModelPart]) -> Iterator[Drawing]:
     found = made(example(kind), replace(dims(), d_model=width), "cpu")
     if not found:
         return
-    norm: nn.Module = _started(found[0]).double()
-    x = torch.tensor([1 + 1.5 * lot for lot in _lots(width)], dtype=torch.float64)
+    norm: nn.Module = started(found[0]).double()
+    x = torch.tensor([1 + 1.5 * lot for lot in by_lot(width)], dtype=torch.float64)
     with torch.no_grad():
         out = norm(x[None])[0]
     panels, said = [], []
     for name, values, color in (("before", x, "muted"), ("after", out, "blue")):
         mean, root = float(values.mean()), float(values.square().mean().sqrt())
         panels.append(bars(values.tolist(), 40.0, color, name, {"mean": mean}))
-        said.append(f"{name}: mean {_value(round(mean, 2))}, root mean square {_value(round(root, 2))}")
-    yield _picture(f"{kind.kind}: one vector of {width} channels, at the same scale", "; ".join(said), panels)
+        said.append(f"{name}: mean {number(round(mean, 2))}, root mean square {number(round(root, 2))}")
+    yield picture(f"{kind.kind}: one vector of {width} channels, at the same scale", "; ".join(said), panels)
 
 
 def _feedforward(kind: type[ModelPart]) -> Iterator[Drawing]:
@@ -207,7 +194,7 @@ def _feedforward(kind: type[ModelPart]) -> Iterator[Drawing]:
     if gated:
         _let_through(layer.up, 1)
         series = [
-            Series(f"times {_value(other)}", _curve(layer, other), color)
+            Series(f"times {number(other)}", _curve(layer, other), color)
             for other, color in ((1.0, "blue"), (0.5, "green"), (-1.0, "vermillion"))
         ]
         said = "z is what the gate's matrix gives; it is bent, and multiplied with what the other matrix gives"
@@ -215,8 +202,8 @@ def _feedforward(kind: type[ModelPart]) -> Iterator[Drawing]:
         series = [Series("value", _curve(layer, 1.0)), Series("its slope", _slope(layer), "vermillion", "dashed")]
         said = "z is what the first matrix gives in an inner channel"
     first = dict(series[0].points)
-    title = f"{kind.kind}: −2 becomes {_value(first[-2.0])}, 2 becomes {_value(first[2.0])}"
-    yield _picture(title, said, [lines(Chart(title, series, "z", "what the last matrix gets", show=_value))])
+    title = f"{kind.kind}: −2 becomes {number(first[-2.0])}, 2 becomes {number(first[2.0])}"
+    yield picture(title, said, [lines(Chart(title, series, "z", "what the last matrix gets", show=number))])
 
 
 def _let_through(linear: Any, channel: int) -> None:
@@ -239,17 +226,13 @@ def _slope(layer: Any) -> list[tuple[float, float]]:
     return list(zip([round(v, 6) for v in z.tolist()], slope.tolist(), strict=True))
 
 
-def _value(value: float) -> str:
-    return plain(value, 3).replace("-", "−")
-
-
 def _score(kind: type[ModelPart]) -> Iterator[Drawing]:
     width, keys = 64, 8
     series = []
     for (name, part), color in zip(variants(kind), PALETTE, strict=False):
         weighting = part.build(width, 1)  # type: ignore[attr-defined]
         if isinstance(weighting, nn.Module):
-            _started(weighting)
+            started(weighting)
         products = torch.linspace(-40, 80, 121, dtype=torch.float64)
         products_1HTS = torch.zeros(1, 1, len(products), keys, dtype=torch.float64)
         products_1HTS[0, 0, :, 0] = products
@@ -259,8 +242,8 @@ def _score(kind: type[ModelPart]) -> Iterator[Drawing]:
         series.append(Series(name, list(zip(products.tolist(), weights.tolist(), strict=True)), color))
     title = f"{kind.kind}: how much of {keys} keys one gets as its product with the query grows"
     said = f"the other {keys - 1} products are 0; heads of {width} channels"
-    chart = Chart(title, series, "product q·k", "weight of the key", show=_value)
-    yield _picture(title, said, [lines(chart)])
+    chart = Chart(title, series, "product q·k", "weight of the key", show=number)
+    yield picture(title, said, [lines(chart)])
 
 
 def _mask(kind: type[ModelPart]) -> Iterator[Drawing]:
@@ -276,13 +259,13 @@ def _mask(kind: type[ModelPart]) -> Iterator[Drawing]:
             continue
         seen = mask.allowed(sides).expand(1, TOKENS, TOKENS)[0]
         rows = [["yes" if allowed else "no" for allowed in row] for row in seen.tolist()]
-        panels.append(cells(rows, 17.0, name, names=[str(i) for i in range(TOKENS)], columns=_every(TOKENS)))
+        panels.append(cells(rows, 17.0, name, names=[str(i) for i in range(TOKENS)], columns=every(TOKENS)))
         counts.append(f"{int(seen.sum())} {name}")
     options = part.words(dims()) or kind.kind
     options = options if kind.kind in options else f"{kind.kind}, {options}"
     prefix = "; the first 4 tokens are the prefix" if getattr(part, "reads", ()) else ""
     title = f"{options}: of {TOKENS * TOKENS} pairs of tokens, {' and '.join(counts)} are seen"
-    yield _picture(title, f"rows: the token that asks; columns: whom it sees{prefix}", panels)
+    yield picture(title, f"rows: the token that asks; columns: whom it sees{prefix}", panels)
 
 
 def _scaling(kind: type[ModelPart]) -> Iterator[Drawing]:
@@ -308,7 +291,7 @@ def _scaling(kind: type[ModelPart]) -> Iterator[Drawing]:
     title = f"{kind.kind}: the fastest pair makes a turn in {fastest} tokens, the slowest in {slowest}"
     said = f"a head of {width} channels, theta {theta:,.0f}, trained on {trained:,} tokens"
     chart = Chart(title, series, "pair of channels", "tokens a turn", y_log=True, show=_tokens)
-    yield _picture(title, said, [lines(chart, height=400)])
+    yield picture(title, said, [lines(chart, height=400)])
 
 
 def _tokens(value: float) -> str:
@@ -321,12 +304,12 @@ def _gate(kind: type[ModelPart]) -> Iterator[Drawing]:
     found = made(example(kind), sizes, "cpu")
     if not found:
         return
-    gate = _started(found[0]).double()
-    x_11D = torch.tensor(_lots(width), dtype=torch.float64)[None, None]
+    gate = started(found[0]).double()
+    x_11D = torch.tensor(by_lot(width), dtype=torch.float64)[None, None]
     with torch.no_grad():
         shares_HK = gate(x_11D, torch.ones(1, N_HEADS, 1, channels, dtype=torch.float64))[0, :, 0]
     rows = [[level(v) for v in row] for row in shares_HK.tolist()]
-    panel = cells(rows, 22.0, names=[f"head {h}" for h in range(1, N_HEADS + 1)], columns=_every(channels, 4))
+    panel = cells(rows, 22.0, names=[f"head {h}" for h in range(1, N_HEADS + 1)], columns=every(channels, 4))
     different = len(set(shares_HK[0].tolist()))
     one = "one share for all its channels" if different == 1 else f"a share for each of its {channels} channels"
     title = f"{kind.kind}: each head hands on {one}"
@@ -334,7 +317,7 @@ def _gate(kind: type[ModelPart]) -> Iterator[Drawing]:
         f"columns: channels; from {significant(float(shares_HK.min()), 2)} to {significant(float(shares_HK.max()), 2)}"
         " of what was found, for one token, with a matrix by lot"
     )
-    yield _picture(title, said, [panel])
+    yield picture(title, said, [panel])
 
 
 def _head(kind: type[ModelPart]) -> Iterator[Drawing]:
@@ -344,21 +327,21 @@ def _head(kind: type[ModelPart]) -> Iterator[Drawing]:
     for name, part in variants(kind):
         if name != kind.kind and not name.startswith("pooling="):
             continue
-        embedding = _started(default_model().embedding.build(sizes))
-        head = _started(part.build(sizes, embedding)).double()  # type: ignore[attr-defined]
-        x_1TD = torch.tensor([_lots(TOKENS * width)], dtype=torch.float64).view(1, TOKENS, width).requires_grad_()
+        embedding = started(default_model().embedding.build(sizes))
+        head = started(part.build(sizes, embedding)).double()  # type: ignore[attr-defined]
+        x_1TD = torch.tensor([by_lot(TOKENS * width)], dtype=torch.float64).view(1, TOKENS, width).requires_grad_()
         out = head(x_1TD)
         # one row for each thing that is told, of each token or of the text
         rows = out[0].flatten(1) if out.dim() > 1 and out.shape[1] == TOKENS else out.reshape(1, -1)
-        weights = torch.tensor(_lots(rows.shape[1], seed=1), dtype=torch.float64)
+        weights = torch.tensor(by_lot(rows.shape[1], seed=1), dtype=torch.float64)
         grads = [torch.autograd.grad((row * weights).sum(), x_1TD, retain_graph=True)[0][0] for row in rows]
         names = [str(i) for i in range(TOKENS)] if len(grads) > 1 else ["text"]
         caption = name if name != kind.kind else f"pooling={part.pooling}" if hasattr(part, "pooling") else ""
         grid = [["yes" if float(v.abs().sum()) > 1e-12 else "no" for v in grad] for grad in grads]
-        panels.append(cells(grid, 15.0, caption, names=names, columns=_every(TOKENS)))
+        panels.append(cells(grid, 15.0, caption, names=names, columns=every(TOKENS)))
     told = "an answer for each token, from its own vector" if len(names) > 1 else "one answer for a whole text"
     said = "rows: answers; columns: the tokens whose last vectors they depend on"
-    yield _picture(f"{kind.kind}: {told}", said, panels)
+    yield picture(f"{kind.kind}: {told}", said, panels)
 
 
 def _stochastic_depth(kind: type[ModelPart]) -> Iterator[Drawing]:
@@ -370,7 +353,7 @@ def _stochastic_depth(kind: type[ModelPart]) -> Iterator[Drawing]:
     kept = sum(1 - share for _, share in points)
     title = f"{kind.kind}: of {n_layers} layers a row passes through {plain(kept, 3)} on average"
     chart = Chart(title, [Series("share", points, "blue", "dots")], "layer", "share of rows that skip", y_zero=True)
-    yield _picture(title, f"with {part.words(dims()) or 'share ' + plain(points[-1][1])}", [lines(chart, height=240)])
+    yield picture(title, f"with {part.words(dims()) or 'share ' + plain(points[-1][1])}", [lines(chart, height=240)])
 
 
 BY_SLOT: dict[type[ModelPart], Callable[[type[ModelPart]], Iterator[Drawing]]] = {
@@ -378,29 +361,3 @@ BY_SLOT: dict[type[ModelPart], Callable[[type[ModelPart]], Iterator[Drawing]]] =
     FeedForward: _feedforward, Score: _score, MaskPart: _mask, RotaryScaling: _scaling, Gate: _gate, Head: _head,
     StochasticDepth: _stochastic_depth,
 }  # fmt: skip
-
-
-# --- what they share ---
-
-
-def _picture(title: str, said: str, panels: Sequence[Panel], name: str = "") -> Drawing:
-    return Drawing(figure(title, said, panels), f"{title}. {said}".rstrip(". ") + ".", name)
-
-
-def _started(thing: Any) -> Any:
-    """A module with its starting values, from seed 0; what is tied stays so."""
-    for path, inside in thing.named_modules() if isinstance(thing, nn.Module) else ():
-        if isinstance(inside, Module):
-            inside.reset_parameters(0, path)
-            inside.reset_buffers()
-    return thing.eval() if isinstance(thing, nn.Module) else thing
-
-
-def _lots(count: int, seed: int = 0) -> list[float]:
-    """Numbers by lot from a normal distribution, alike on every machine."""
-    lot = random.Random(seed)
-    return [lot.gauss(0, 1) for _ in range(count)]
-
-
-def _every(count: int, step: int = 1) -> list[tuple[int, str]]:
-    return [(i, str(i)) for i in range(0, count, step)]

@@ -12,6 +12,9 @@ from weft.errors import WeftError
 
 if TYPE_CHECKING:
     from weft.models.config import ModelConfig
+    from weft.models.cost import Precision
+    from weft.models.describe import Description
+    from weft.models.pretraining import Pretraining
 
 
 def command(
@@ -42,24 +45,13 @@ def command(
         return
     if model is None:
         raise WeftError("name a model (weft describe gpt2), or ask about the machine (weft describe --machine)")
-    from pathlib import Path
-
-    from weft.config import load
-    from weft.config.plugins import load_plugins
     from weft.device import choose
-    from weft.hub import model_config
-    from weft.models.config import ModelConfig
-    from weft.models.cost import Precision
     from weft.models.describe import describe
     from weft.models.pretraining import pretraining
 
     if precision not in ("auto", "fp32", "bf16"):
         raise WeftError(f"--precision {precision}: should be auto, fp32 or bf16")
-    load_plugins(plugins or (), Path())
-    notes: list[str] = []
-    # a path as in a recipe is as good
-    paths = [override.removeprefix("model.") for override in overrides or ()]
-    config = load(ModelConfig, model_config(model).dump(), paths, notes)
+    config, notes = _declared(model, overrides or (), plugins or ())
     if svg is not None or equations:
         if as_json:
             raise WeftError("--json tells numbers; leave it out with --svg and --equations")
@@ -67,11 +59,36 @@ def command(
         return
     chosen: Precision = "bf16" if choose("cpu", precision).precision == "bf16" else "fp32"
     found = describe(config, batch, length, name=model, vocab_size=vocab_size, precision=chosen)
-    for note in notes:
-        typer.echo(f"note: {note}", err=True)
+    _say_notes(notes)
     training = None
     if tokens is not None:
         training = pretraining(3 * found.cost.flops, tokens, on, devices, utilization, price)
+    _tell_numbers(found, training, as_json)
+
+
+def _declared(model: str, overrides: Sequence[str], plugins: Sequence[str]) -> tuple[ModelConfig, list[str]]:
+    """The model of this name with the overrides, and what there is to say of these."""
+    from pathlib import Path
+
+    from weft.config import load
+    from weft.config.plugins import load_plugins
+    from weft.hub import model_config
+    from weft.models.config import ModelConfig
+
+    load_plugins(plugins, Path())
+    notes: list[str] = []
+    # a path as in a recipe is as good
+    paths = [override.removeprefix("model.") for override in overrides]
+    return load(ModelConfig, model_config(model).dump(), paths, notes), notes
+
+
+def _say_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+
+
+def _tell_numbers(found: Description, training: Pretraining | None, as_json: bool) -> None:
+    """What a model is and takes, and what a training of it would."""
     if as_json:
         more = {} if training is None else {"pretraining": training.data()}
         typer.echo(json.dumps({**found.data(), **more}, ensure_ascii=False, indent=2))
@@ -91,8 +108,7 @@ def _tell_shape(
     from weft.runs.atomic import write_text
 
     whole, said = known(config, vocab_size)
-    for note in [*notes, *said]:
-        typer.echo(f"note: {note}", err=True)
+    _say_notes([*notes, *said])
     if svg is not None:
         write_text(Path(svg), draw(whole, name, said))
         typer.echo(f"{svg}: a drawing of {name}", err=equations)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
@@ -60,36 +61,12 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON, when it is whole")] = False,
 ) -> None:
     """Let a model continue a text, or an encoder-decoder answer it: weft generate runs/demo --prompt "Return the" """
-    from weft import device as machines
-    from weft.config import load
-    from weft.config.plugins import load_plugins
-    from weft.generation import Sampling, Searching, answers_sources
-    from weft.generation.likelihood import check_logprobs
-    from weft.hub import load_model
-
     strings = [string.replace("\\n", "\n").replace("\\t", "\t") for string in stop or ()]
     options = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
                "typical_p": typical_p, "eta_cutoff": eta_cutoff, "repetition_penalty": repetition_penalty,
                "stop": strings or None, "seed": seed}  # fmt: skip
     ways = {"max_tokens": max_tokens, "stop": strings or None, "beams": beams, "length_penalty": length_penalty}
-    sampling = load(Sampling, {name: value for name, value in options.items() if value is not None})
-    searching = load(Searching, {name: value for name, value in ways.items() if value is not None})
-    check_logprobs(logprobs)
-    if number > 1 and sampling.greedy:
-        raise WeftError(f"--number {number} with --temperature 0: the likeliest text is the same each time")
-    load_plugins(plugins or ())
-    # fp32: one token at a time is bound by reading the weights, which a cast would only add to
-    place = machines.choose(device, "fp32").device
-    machines.set_threads(None)
-    loaded, tokenizer = load_model(model, place)
-    writer: Answering
-    answers = answers_sources(loaded)
-    if answers or Searching.asked(ways):
-        why = "this model answers by a search (--beams), which" if answers else "a search (--beams, --length-penalty)"
-        _refuse(options, ways, f"{why} draws nothing")
-        writer = Searcher(loaded, tokenizer, searching, number, logprobs)
-    else:
-        writer = Writer(loaded, tokenizer, sampling, number, logprobs)
+    writer = _writer(model, options, ways, number, logprobs, device, plugins or ())
     if prompt is None and sys.stdin.isatty() and not as_json:
         _converse(writer)
         return
@@ -97,9 +74,48 @@ def command(
     asked = {"model": model, "prompt": prompt, **writer.asked()}
     answer = writer.answer(prompt, aloud=not as_json)
     if as_json:
-        typer.echo(json.dumps({**asked, **answer.report(tokenizer)}, ensure_ascii=False, indent=2))
+        typer.echo(json.dumps({**asked, **answer.report(writer.tokenizer)}, ensure_ascii=False, indent=2))
     if answer.interrupted:
         raise typer.Exit(130)
+
+
+def _writer(
+    model: str,
+    options: dict[str, Any],
+    ways: dict[str, Any],
+    number: int,
+    logprobs: int | None,
+    device: str,
+    plugins: Sequence[str],
+) -> Answering:
+    """The model of this name, about to draw as `options` say, or to search as `ways` do.
+
+    Raises WeftError, before anything is loaded, for options that cannot be; and then for those that this model does not
+    understand.
+    """
+    from weft import device as machines
+    from weft.config import load
+    from weft.config.plugins import load_plugins
+    from weft.generation import Sampling, Searching, answers_sources
+    from weft.generation.likelihood import check_logprobs
+    from weft.hub import load_model
+
+    sampling = load(Sampling, {name: value for name, value in options.items() if value is not None})
+    searching = load(Searching, {name: value for name, value in ways.items() if value is not None})
+    check_logprobs(logprobs)
+    if number > 1 and sampling.greedy:
+        raise WeftError(f"--number {number} with --temperature 0: the likeliest text is the same each time")
+    load_plugins(plugins)
+    # fp32: one token at a time is bound by reading the weights, which a cast would only add to
+    place = machines.choose(device, "fp32").device
+    machines.set_threads(None)
+    loaded, tokenizer = load_model(model, place)
+    answers = answers_sources(loaded)
+    if not answers and not Searching.asked(ways):
+        return Writer(loaded, tokenizer, sampling, number, logprobs)
+    why = "this model answers by a search (--beams), which" if answers else "a search (--beams, --length-penalty)"
+    _refuse(options, ways, f"{why} draws nothing")
+    return Searcher(loaded, tokenizer, searching, number, logprobs)
 
 
 def _refuse(given: dict[str, Any], understood: dict[str, Any], reason: str) -> None:
@@ -159,6 +175,8 @@ class Answer:
 
 class Answering(Protocol):
     """What writes when it is asked."""
+
+    tokenizer: Tokenizer
 
     def answer(self, prompt: str, *, aloud: bool) -> Answer:
         """What follows the prompt, shown or not."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def lines(told: Sequence[Likelihood], tokenizer: Tokenizer, width: int) -> Iterator[str]:
     """A table with a line for each token, and what they come to together."""
-    from weft.report.formats import percent, significant
+    from weft.report.formats import significant
     from weft.report.terminal import table
 
     # where a token is always taken, how probable the draw was says nothing
@@ -24,10 +24,10 @@ def lines(told: Sequence[Likelihood], tokenizer: Tokenizer, width: int) -> Itera
         [
             _visible(tokenizer, each.token),
             f"{each.log_probability:.3f}",
-            percent(math.exp(each.log_probability)),
+            _percent(each.log_probability),
             each.rank,
-            *([percent(math.exp(each.drawn or 0.0))] if drawn else []),
-            "  ".join(f"{_visible(tokenizer, token)} {percent(math.exp(p))}" for token, p in each.alternatives),
+            *([_percent(each.drawn or 0.0)] if drawn else []),
+            "  ".join(f"{_visible(tokenizer, token)} {_percent(p)}" for token, p in each.alternatives),
         ]
         for each in told
     ]
@@ -54,6 +54,14 @@ def entries(told: Sequence[Likelihood], tokenizer: Tokenizer) -> list[dict[str, 
         }
         for each in told
     ]
+
+
+def _percent(log_probability: float) -> str:
+    """A probability with enough digits that one above 0 never reads 0: 41 %, 0.3 %, 0.04 %, 2e-5 %."""
+    from weft.report.formats import percent, significant
+
+    probability = math.exp(log_probability)
+    return percent(probability) if probability >= 0.001 else f"{significant(100 * probability, 1)} %"
 
 
 def _visible(tokenizer: Tokenizer, token: int) -> str:

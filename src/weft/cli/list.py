@@ -14,7 +14,7 @@ import typer
 if TYPE_CHECKING:
     from weft.config import Part, Section
 
-app = typer.Typer(no_args_is_help=True, help="List presets, recipes, sources or parts: weft list parts positions")
+app = typer.Typer(no_args_is_help=True, help="List what there is by name: weft list parts positions")
 
 WIDTH = 100
 
@@ -40,6 +40,14 @@ def recipes(as_json: Json = False) -> None:
     from weft.training.recipe import recipes
 
     _tell(recipes(), as_json)
+
+
+@app.command()
+def studies(as_json: Json = False) -> None:
+    """Bundled studies: weft list studies"""
+    from weft.studies.reading import bundled
+
+    _tell(bundled(), as_json)
 
 
 @app.command()

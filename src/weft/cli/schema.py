@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
 
-class What(StrEnum):
-    """What has a schema."""
-
-    recipe = "recipe"
-    model = "model"
-    study = "study"
-
-
 def command(
-    what: Annotated[What, typer.Argument(help="a whole recipe, a model alone, or a study")],
+    what: Annotated[str, typer.Argument(help="recipe (a whole one), model (alone), or study")],
     plugins: Annotated[list[str] | None, typer.Option(help="a Python file with parts of your own, to be run")] = None,
 ) -> None:
     """Print a JSON Schema: weft schema recipe > recipe.schema.json
@@ -30,9 +21,13 @@ def command(
     from pathlib import Path
 
     from weft.config.plugins import load_plugins
+    from weft.config.slot import unknown_name
+    from weft.errors import WeftError
 
+    schemas = {"recipe": recipe_schema, "model": model_schema, "study": study_schema}
+    if what not in schemas:
+        raise WeftError(unknown_name("schema", what, schemas))
     load_plugins(plugins or (), Path())
-    schemas = {What.recipe: recipe_schema, What.model: model_schema, What.study: study_schema}
     typer.echo(json.dumps(schemas[what](), ensure_ascii=False, indent=2))
 
 

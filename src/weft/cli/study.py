@@ -9,7 +9,7 @@ import typer
 
 app = typer.Typer(no_args_is_help=True, help="Compare recipes over seeds: weft study run study.yaml")
 
-Source = Annotated[str, typer.Argument(metavar="STUDY", help="a study: a YAML file")]
+Source = Annotated[str, typer.Argument(metavar="STUDY", help="a YAML file, or a bundled study: weft list studies")]
 Studies = Annotated[str, typer.Option(help="where studies and their cells lie")]
 Quick = Annotated[bool, typer.Option("--quick", help="a quick look: fewer seeds, shorter runs, another folder")]
 Jobs = Annotated[int | None, typer.Option(min=1, help="cells at a time; as many as there are cores for unless given")]
@@ -33,10 +33,13 @@ def run(
     """
     from weft.report.terminal import console
     from weft.studies.engine import study as carry_out
+    from weft.studies.timing import named_timing, run_timing
 
-    report = carry_out(
-        study, studies=studies, quick=quick, jobs=jobs, threads=threads, retry=retry, console=console(stderr=as_json)
-    )
+    shown = console(stderr=as_json)
+    if named_timing(study):
+        report = run_timing(study, studies=studies, quick=quick, threads=threads, console=shown)
+    else:
+        report = carry_out(study, studies=studies, quick=quick, jobs=jobs, threads=threads, retry=retry, console=shown)
     if as_json:
         typer.echo(json.dumps({"folder": str(report.folder), "finished": report.finished, **report.results}))
     if not report.finished:
@@ -54,16 +57,24 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Tell what a study takes and what it can find, without running it: weft study plan study.yaml"""
+    import tempfile
     from pathlib import Path
 
     from weft.report.terminal import console
-    from weft.studies.engine import open_study
+    from weft.studies.donors import stand_ins
     from weft.studies.probes import plan
+    from weft.studies.session import open_studies
 
     shown = console(stderr=as_json)
-    session = open_study(study, Path(studies), quick, jobs, threads, shown)
-    found = plan(session, shown, timed)
-    typer.echo(json.dumps(found.data()) if as_json else "\n".join(found.lines(len(session.study.seed_list))))
+    with tempfile.TemporaryDirectory(prefix="weft-donors-") as place:
+        sessions = open_studies(study, Path(studies), quick, jobs, threads, shown, stand_ins(Path(place))) or []
+        found = {session.study.name: (session, plan(session, shown, timed)) for session in sessions}
+    if as_json:
+        told = {name: one.data() for name, (_, one) in found.items()}
+        typer.echo(json.dumps(told if len(told) > 1 else next(iter(told.values()))))
+        return
+    for name, (session, one) in found.items():
+        typer.echo("\n".join([f"{name}:"] * (len(found) > 1) + one.lines(len(session.study.seed_list))))
 
 
 @app.command()
@@ -84,16 +95,17 @@ def selfcheck(study: Source, quick: Quick = False, studies: Studies = "studies")
     from pathlib import Path
 
     from weft.runs.folder import read_json
-    from weft.studies.declaration import read_study
     from weft.studies.folder import StudyFolder
     from weft.studies.outcome import measured
+    from weft.studies.reading import read_studies
     from weft.studies.selfchecks import selfcheck
 
-    declared = read_study(study)[0]
-    chosen = declared.quicker() if quick else declared
-    folder = StudyFolder(Path(studies), chosen.name)
-    scores = measured(chosen, read_json(folder.path / "results.json"), folder.store)
-    typer.echo(selfcheck(scores, alpha=chosen.metric.alpha).words())
+    for declared in read_studies(study, quick):
+        chosen = declared.study.quicker() if quick else declared.study
+        folder = StudyFolder(Path(studies), chosen.name)
+        scores = measured(chosen, read_json(folder.path / "results.json"), folder.store)
+        words = selfcheck(scores, alpha=chosen.metric.alpha).words()
+        typer.echo(words if declared.setting is None else f"{declared.setting}: {words}")
 
 
 @app.command()

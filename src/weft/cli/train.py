@@ -17,13 +17,17 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
     """Train a model: weft train demo train.seed=1"""
-    from rich.console import Console
+    try:
+        from rich.console import Console
 
-    from weft.report.terminal import console
-    from weft.training.run import train
+        from weft.report.terminal import console
+        from weft.training.run import train
 
-    shown: Console = Console(stderr=True) if as_json else console()
-    run = train(recipe, *(overrides or ()), name=name, runs=runs, plugins=plugins or (), console=shown)
+        shown: Console = Console(stderr=True) if as_json else console()
+        run = train(recipe, *(overrides or ()), name=name, runs=runs, plugins=plugins or (), console=shown)
+    except KeyboardInterrupt as stop:
+        typer.echo(str(stop) or "stopped before training began: nothing was trained, no run folder was made", err=True)
+        raise typer.Exit(130) from None
     if as_json:
         last = [line for line in run.metrics if line["split"] == "validation"][-1:]
         result = {

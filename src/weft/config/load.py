@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from weft.config.slot import Part, Section, did_you_mean
@@ -61,16 +62,25 @@ def _explain_one(details: ErrorDetails, root: Place, tree: Any) -> str:
     if kind == "extra_forbidden":
         return _unknown_option(loc, root, tree)
     if kind == "missing":
-        place, node = _walk(root, tree, loc[:-1])
-        section = place.chosen(node)
-        field = section.model_fields.get(str(loc[-1])) if section else None
+        field = _field(loc, root, tree)
         return f"{path}: needs a value{f' ({field.description})' if field and field.description else ''}"
     message = re.sub(r"^(Value error, |Input )", "", details["msg"])
     if kind == "slot":
         return f"{path}: {message}"
+    if kind == "string_type":
+        field = _field(loc, root, tree)
+        usual = field.default if field else None
+        message = f"should be text, such as {usual!r}" if usual and isinstance(usual, str) else "should be text"
     value = details["input"]
     shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
     return f"{path} = {shown}: {message}"
+
+
+def _field(loc: Sequence[str | int], root: Place, tree: Any) -> FieldInfo | None:
+    """What declares the option at `loc`."""
+    place, node = _walk(root, tree, loc[:-1])
+    section = place.chosen(node)
+    return section.model_fields.get(str(loc[-1])) if section else None
 
 
 def _unknown_option(loc: Sequence[str | int], root: Place, tree: Any) -> str:

@@ -103,7 +103,7 @@ class Part(Section):
     @classmethod
     def is_choice(cls, raw: Mapping[str, Any]) -> bool:
         """Whether a mapping chooses a part by itself, rather than changing options of the one that is there."""
-        return "kind" in raw
+        return "kind" in raw or not cls.extra_options.keys().isdisjoint(raw)
 
     @classmethod
     def short_schema(cls) -> dict[str, Any]:

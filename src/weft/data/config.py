@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+from pydantic import Field
 from rich.console import Console
 
 import weft.data
@@ -52,6 +53,8 @@ class DataConfig(Section):
     """how tokens become rows of equal length"""
     validation: Slot[Validation] = HashValidation()
     """which text is held out"""
+    share: float = Field(1.0, gt=0, le=1)
+    """part of the training documents that is used, chosen by a hash of their names; of one document, its beginning"""
     cache: Annotated[str | None, EXECUTION] = None
     """folder that keeps prepared data; $WEFT_CACHE or the system's unless given"""
 
@@ -73,7 +76,7 @@ def prepare(
     with Progress(console) as progress:
         text, given = _both(config, cache, progress, columns)
         content = [text.survey.fingerprint, given.survey.fingerprint if given else None, config.validation.identity()]
-        key = of_data([_code(config), content, config.tokenizer.identity(), list(special), list(columns)])
+        key = of_data([_code(config), content, config.tokenizer.identity(), config.share, list(special), list(columns)])
         folder = cache.make(
             f"tokens/{key}",
             lambda folder: _fill(folder, config, text, given, special, progress, columns),
@@ -149,7 +152,7 @@ def _fill(
     columns: Sequence[str],
 ) -> None:
     """Everything that lies in a folder of shards."""
-    split = config.validation.split(text, given)
+    split = _split(config, text, given)
     tokenizer = train_tokenizer(config.tokenizer, split, special, progress)
     tokenizer.save(folder / "tokenizer.json")
     total = text.survey.bytes + (given.survey.bytes if given else 0)
@@ -159,7 +162,7 @@ def _fill(
         train = write_split(folder / "train", training, tokenizer, verify, columns)
         held_out = progress.track(split.validation(), "tokenising the validation text", split.validation_bytes)
         validation = write_split(folder / "validation", held_out, tokenizer, verify, columns)
-        if train.bytes + validation.bytes != total:
+        if config.share == 1 and train.bytes + validation.bytes != total:
             raise WeftError(f"data.source = {text.corpus.name}: the text changed while it was read; run this again")
         bits = xz.bits_per_byte(progress) if xz else None
     measured: dict[str, Any] = {} if bits is None else {"xz": {"bits_per_byte": bits, "how": baselines.HOW}}
@@ -196,6 +199,12 @@ def _fill(
     write_meta(folder, {"lossless": lossless, "report": report})
 
 
+def _split(config: DataConfig, text: Surveyed, given: Surveyed | None) -> Split:
+    """The two parts of the text, the training part as large as asked."""
+    split = config.validation.split(text, given)
+    return split if config.share == 1 else split.with_share(config.share, text.survey.documents == 1)
+
+
 def train_tokenizer(config: TokenizerConfig, split: Split, special: Sequence[str], progress: Progress) -> Tokenizer:
     """The tokenizer for the training part of a text."""
     documents = progress.track(split.train(), "training the tokenizer", split.train_bytes)
@@ -211,7 +220,7 @@ def fit_tokenizer(
     cache = Cache(config.cache)
     with Progress(console) as progress:
         text, given = _both(config, cache, progress, ())
-        split = config.validation.split(text, given)
+        split = _split(config, text, given)
         if whole:
             split = replace(split, train=text.corpus.documents, train_bytes=text.survey.bytes)
         tokenizer = train_tokenizer(config.tokenizer, split, (), progress)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -20,8 +22,11 @@ class PythonDocs(Source, kind="python-docs"):
     similarity: float = Field(0.8, gt=0, le=1)
     """a document of whose runs of three words this share stands in one other document is left out"""
 
+    part: Literal["all", "reference", "docstrings"] = "all"
+    """all of it, the language reference alone, or the docstrings alone"""
+
     def build(self) -> PythonDocsCorpus:
-        return PythonDocsCorpus(self.similarity, standard_library())
+        return PythonDocsCorpus(self.similarity, standard_library(), self.part)
 
 
 class PythonDocsCorpus(LibraryCorpus):
@@ -29,13 +34,17 @@ class PythonDocsCorpus(LibraryCorpus):
 
     name = "python-docs"
 
+    def __init__(self, similarity: float, library: Path, part: str = "all") -> None:
+        super().__init__(similarity, library)
+        self.part = part
+
     def found(self) -> Iterator[Document]:
         modules = list(self.modules())
         for module in modules:
-            if module.file == TOPICS:
+            if module.file == TOPICS and self.part != "docstrings":
                 yield from _topics(module)
         for module in modules:
-            if module.file != TOPICS:
+            if module.file != TOPICS and self.part != "reference":
                 for item in module.described():
                     yield Document(item.id, item.text, group=module.name)
 

@@ -43,6 +43,22 @@ class Split:
     validation_bytes: int
     notes: tuple[str, ...] = ()
 
+    def with_share(self, share: float, whole: bool) -> Split:
+        """The same with less to train on: documents by a hash of their names, so that a smaller share is part of a
+        larger one; or of one document (`whole`), whose names say nothing, the beginning."""
+
+        def some() -> Iterator[Document]:
+            return (document for document in self.train() if derive(0, "share", document.id) < share * 2**63)
+
+        def beginning() -> Iterator[Document]:
+            for document in self.train():
+                kept = max(1, int(len(document.text) * share))
+                yield replace(document, text=document.text[:kept])
+
+        note = f"training text: {percent(share)} of it is used (data.share)"
+        expected = max(1, round(self.train_bytes * share))
+        return replace(self, train=beginning if whole else some, train_bytes=expected, notes=(*self.notes, note))
+
 
 class Validation(Part, slot="validation", default="hash"):
     """Which text is held out for validation."""

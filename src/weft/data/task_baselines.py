@@ -69,6 +69,13 @@ def corpus_scores(answers: Sequence[str], references: Sequence[str]) -> tuple[fl
     return found[0], found[1], names
 
 
+def sentence_chrf(answer: str, reference: str) -> float:
+    """chrF of one answer by itself, by sacrebleu."""
+    from sacrebleu.metrics.chrf import CHRF
+
+    return float(CHRF().sentence_score(answer, [reference]).score)
+
+
 def _features(most: int) -> Any:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import make_union

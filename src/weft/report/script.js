@@ -12,7 +12,8 @@
   };
 
   const hover = (svg, canvas, data, hidden) => {
-    const { box: [left, top, width, height], x: [x0, x1] } = JSON.parse(svg.dataset.frame);
+    const { box: [left, top, width, height], x: [x0, x1], x_log } = JSON.parse(svg.dataset.frame);
+    const share = (x) => (x_log ? Math.log(x / x0) / Math.log(x1 / x0) : (x - x0) / (x1 - x0));
     const cursor = svg.appendChild(document.createElementNS(NS, "line"));
     cursor.setAttribute("class", "cursor");
     cursor.setAttribute("y1", top);
@@ -28,16 +29,16 @@
       const along = ((event.clientX - frame.left) / scale - left) / width;
       const lines = data.lines.filter((line, i) => line.x.length && !hidden.has(i));
       if (along < -0.02 || along > 1.02 || !lines.length) return clear();
-      const wanted = x0 + along * (x1 - x0);
+      const wanted = x_log ? x0 * (x1 / x0) ** along : x0 + along * (x1 - x0);
       const at = lines.map((line) => line.x[nearest(line.x, wanted)])
         .reduce((best, x) => (Math.abs(x - wanted) < Math.abs(best - wanted) ? x : best));
-      const place = left + ((at - x0) / (x1 - x0)) * width;
+      const place = left + share(at) * width;
       cursor.setAttribute("x1", place);
       cursor.setAttribute("x2", place);
       readout.replaceChildren(`${data.x} ${at.toLocaleString("en")}`);
       for (const line of lines) {
         const i = nearest(line.x, at);
-        if (Math.abs(line.x[i] - at) > 0.06 * (x1 - x0)) continue;
+        if (Math.abs(share(line.x[i]) - share(at)) > 0.06) continue;
         // A line that was measured rarely says where its nearest value stands.
         const beside = line.x[i] === at ? "" : ` (at ${line.x[i].toLocaleString("en")})`;
         const row = readout.appendChild(document.createElement("div"));

@@ -80,6 +80,9 @@ class Chart:
     references: Sequence[Reference] = ()
     events: Sequence[Event] = ()
     y_log: bool = False
+    x_log: bool = False
+    x_ticks: Sequence[float] = ()
+    """places to mark on the x axis, as far as there is room; round ones unless given"""
     y_zero: bool = False
     ceiling: float | None = None
     y_range: tuple[float, float] | None = None
@@ -128,7 +131,8 @@ class _Frame:
         levels = list(self.chart.y_range or levels)
         across = [x for x, _ in points]
         # Steps that begin at 1 are read more easily on an axis that begins at 0.
-        self.x = fit(across, zero=0 < min(across, default=0.0) < 0.12 * max(across, default=0.0))
+        near_zero = 0 < min(across, default=0.0) < 0.12 * max(across, default=0.0)
+        self.x = fit(across, log=self.chart.x_log, zero=near_zero)
         self.y = fit(levels, log=self.chart.y_log, zero=self.chart.y_zero, pad=0.06)
         self.y_ticks = self.y.ticks(max(2, round(self.plot_height / 62)))
         self.y_labels = tick_labels(self.y_ticks)
@@ -172,6 +176,7 @@ def line_chart(chart: Chart, width: int = WIDE, height: int | None = None) -> Ma
                 "x": [frame.x.low, frame.x.high],
                 "y": [frame.y.low, frame.y.high],
                 "log": frame.y.log,
+                **({"x_log": True} if frame.x.log else {}),
             }
         ),
     )
@@ -218,18 +223,25 @@ def _grid(frame: _Frame) -> Markup:
         y = frame.top + (1 - frame.y.place(tick)) * frame.plot_height
         parts.append(tag("line", x1=frame.left, x2=float(frame.width) - frame.right, y1=y, y2=y, class_="grid"))
         parts.append(tag("text", label, x=frame.left - 10, y=y + 5, class_="tick end"))
-    ticks = frame.x.ticks(max(3, round(frame.plot_width / 110)))
+    ticks = list(chart.x_ticks) or frame.x.ticks(max(3, round(frame.plot_width / 110)))
     ticks = [tick for tick in ticks if tick == int(tick)]  # there is no half step
+    free = -math.inf
     for tick, label in zip(ticks, tick_labels(ticks), strict=True):
         x = frame.left + frame.x.place(tick) * frame.plot_width
+        if chart.x_ticks and x - text_width(label) / 2 < free:
+            continue
+        free = x + text_width(label) / 2 + 10
         parts.append(tag("line", x1=x, x2=x, y1=foot, y2=foot + 5, class_="axis"))
         parts.append(tag("text", label, x=x, y=foot + 20, class_="tick middle"))
     parts.append(tag("line", x1=frame.left, x2=frame.left + frame.plot_width, y1=foot, y2=foot, class_="axis"))
-    scale = ", log scale" if frame.y.log else ""
-    parts.append(tag("text", f"{chart.y_name}{scale}", x=0, y=14, class_="axis-name"))
+    parts.append(tag("text", _axis_name(chart.y_name, frame.y), x=0, y=14, class_="axis-name"))
     middle = frame.left + frame.plot_width
-    parts.append(tag("text", chart.x_name, x=middle, y=foot + 40, class_="axis-name end"))
+    parts.append(tag("text", _axis_name(chart.x_name, frame.x), x=middle, y=foot + 40, class_="axis-name end"))
     return tag("g", join(parts), class_="scale")
+
+
+def _axis_name(name: str, scale: Scale) -> str:
+    return f"{name}, log scale" if scale.log else name
 
 
 def _plot(frame: _Frame) -> Markup:
@@ -266,7 +278,7 @@ def _behind(frame: _Frame, index: int, line: Series) -> Markup:
     ends = [end for end in line.band if all(map(math.isfinite, end))]
     if len(ends) > 1:
         around = [frame.at((x, low)) for x, low, _ in ends] + [frame.at((x, high)) for x, _, high in reversed(ends)]
-        parts.append(tag("path", d=f"{path(around)}Z", class_="band"))
+        parts.append(tag("path", d=f"{path(around)}Z", class_="around"))
     for run in line.runs:
         points = [frame.at(point) for point in decimate(run, max(40, round(frame.plot_width)))]
         parts.append(tag("path", d=path(points), class_="line faint"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from weft.config import Override, load, sections_within
-from weft.models.cost import parameter_count, training_flops
+from weft.models.cost import cache_bytes, parameter_count, total, training_flops
 from weft.runs import fingerprints
 from weft.studies.differences import Difference
 from weft.training.recipe import Recipe
@@ -35,6 +35,10 @@ class Arm:
     environment: Mapping[str, Any]
     code: str
     """fingerprint of the code that its run uses"""
+    cache_bytes: int
+    """that a cache keeps for each token, in fp32"""
+    text_bytes: int
+    """of the training text"""
     donor: str | None = None
     """content address of the model that it copies from"""
     adjusted: Difference | None = None
@@ -76,8 +80,9 @@ def with_option(arm: Arm, path: str, value: Any) -> Arm:
     """
     override = [Override(tuple(path.split(".")), value)]
     recipe, bound = (load(Recipe, one.model_dump(mode="json"), override) for one in (arm.recipe, arm.bound))
-    model = blank_of(bound)
-    flops = training_flops(model, bound.model.max_length)
+    model, length = blank_of(bound), bound.row_length
     code = arm.code if _modules(bound) == _modules(arm.bound) else code_of(bound)
-    parameters = parameter_count(model)
-    return replace(arm, recipe=recipe, bound=bound, code=code, parameters=parameters, flops_per_token=flops)
+    return replace(
+        arm, recipe=recipe, bound=bound, code=code, parameters=parameter_count(model),
+        flops_per_token=training_flops(model, length), cache_bytes=cache_bytes(total(model, length), "fp32"),
+    )  # fmt: skip

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from weft.config import Override, load
 from weft.errors import ConfigError, WeftError
-from weft.models.cost import parameter_count, training_flops
+from weft.models.cost import cache_bytes, parameter_count, total, training_flops
 from weft.studies.arm import Arm, code_of, with_budget
 from weft.studies.declaration import Study
 from weft.studies.differences import differences, undeclared
@@ -45,7 +45,7 @@ def resolve(study: Study, base: dict[str, Any], folder: Path, console: Console, 
     recipes: dict[str, Recipe] = {}
     for name, overrides in declared.items():
         try:
-            recipes[name] = load(Recipe, base, _overrides({**overrides, **more}))
+            recipes[name] = load(Recipe, base, overrides_of({**study.set, **overrides, **more}))
         except WeftError as error:
             lines = str(error).splitlines()
             problems += [f"arms.{name}: {line}" for line in lines if f"base: {line}" not in problems]
@@ -53,7 +53,7 @@ def resolve(study: Study, base: dict[str, Any], folder: Path, console: Console, 
     if problems:
         raise ConfigError(problems)
     if quick and not more:
-        recipes = {name: _shorter(recipe) for name, recipe in recipes.items()}
+        recipes = {name: shorter(recipe) for name, recipe in recipes.items()}
     found, said = _examined(recipes, {name: {**one, **more} for name, one in declared.items()}, console)
     arms = equalized(study, found)
     # a quick look has too few steps to be equal in all
@@ -66,7 +66,8 @@ def resolve(study: Study, base: dict[str, Any], folder: Path, console: Console, 
     return Arms(tuple(_compared(study, arms)), plugins, tuple(said))
 
 
-def _overrides(paths: Mapping[str, Any]) -> list[Override]:
+def overrides_of(paths: Mapping[str, Any]) -> list[Override]:
+    """Paths and values as what a recipe is loaded with."""
     return [Override(tuple(path.split(".")), value) for path, value in paths.items()]
 
 
@@ -87,12 +88,14 @@ def _clashes(study: Study, declared: Mapping[str, Mapping[str, Any]]) -> list[st
         taken[study.adjust] = "adjust"
     if study.sweep:
         taken[study.sweep.path] = "its sweep"
-    return [
+    clashes = [
         f"arms.{name}.{path}: is set for all arms alike, by {taken[path]}"
         for name, overrides in declared.items()
         for path in _leaves(overrides)
         if path in taken
     ]
+    elsewhere = {path: by for path, by in taken.items() if path != "train.budget"}
+    return clashes + [f"set.{path}: is set by {elsewhere[path]}" for path in _leaves(study.set) if path in elsewhere]
 
 
 def _leaves(value: Any, above: str = "") -> Iterator[str]:
@@ -104,7 +107,7 @@ def _leaves(value: Any, above: str = "") -> Iterator[str]:
         yield above
 
 
-def _shorter(recipe: Recipe) -> Recipe:
+def shorter(recipe: Recipe) -> Recipe:
     """A twentieth of the budget."""
     budget = Budget.read(recipe.train.budget)
     amount = budget.amount / 20
@@ -120,7 +123,7 @@ def _examined(
         heard = io.StringIO()
         try:
             with console.status(f"preparing {name}"):
-                found.append(_examine(name, declared[name], recipe, Console(file=heard, width=10_000)))
+                found.append(examine(name, declared[name], recipe, Console(file=heard, width=10_000)))
         except WeftError as error:
             problems += [f"arms.{name}: {line}" for line in str(error).splitlines()]
         said += [line for line in heard.getvalue().splitlines() if line not in said]
@@ -129,7 +132,8 @@ def _examined(
     return found, said
 
 
-def _examine(name: str, overrides: Mapping[str, Any], recipe: Recipe, console: Console) -> Arm:
+def examine(name: str, overrides: Mapping[str, Any], recipe: Recipe, console: Console) -> Arm:
+    """An arm with its data, which are prepared, and its size."""
     prepared = prepare_run(recipe, console)
     return _arm(name, overrides, recipe, prepared)
 
@@ -137,13 +141,14 @@ def _examine(name: str, overrides: Mapping[str, Any], recipe: Recipe, console: C
 def _arm(name: str, overrides: Mapping[str, Any], recipe: Recipe, prepared: Prepared) -> Arm:
     """The arm's amounts, from shapes alone."""
     bound, train = prepared.recipe, recipe.train
-    model, length = blank_of(bound), bound.model.max_length
+    model, length = blank_of(bound), bound.row_length
     loader = recipe.objective.loader(prepared.data, recipe.data, length, train.batch_tokens, 0)
     flops, tokens = training_flops(model, length), loader.tokens_per_step
     steps = Budget.read(train.budget).steps(tokens, loader.tokens_per_epoch, flops)
     return Arm(
         name, overrides, recipe, bound, prepared.data.fingerprint, parameter_count(model), flops, tokens, steps,
-        prepared.environment, code_of(bound), prepared.donor,
+        prepared.environment, code_of(bound), cache_bytes(total(model, length), "fp32"),
+        prepared.data.report["train"]["bytes"], prepared.donor,
     )  # fmt: skip
 
 
@@ -175,11 +180,12 @@ def _twins(arms: list[Arm]) -> list[str]:
 
 
 def _compared(study: Study, arms: list[Arm]) -> list[Arm]:
-    """Each arm with what differs from the baseline, and what of that it does not declare."""
+    """Each arm with what differs from the one that it is compared with, and what of that it does not declare."""
     first = next(arm for arm in arms if arm.name == study.compared_with)
     common = ["train.budget", *([study.adjust] if study.adjust else [])]
     found = []
-    for arm in arms:
-        differing = differences(first.recipe, arm.recipe)
+    for number, arm in enumerate(arms):
+        other = arms[max(0, number - 1)] if study.question.ladder else first
+        differing = differences(other.recipe, arm.recipe)
         found.append(replace(arm, differences=differing, undeclared=undeclared(differing, [*arm.overrides, *common])))
     return found

@@ -73,17 +73,19 @@ class _Measured:
 
 
 def compare(scores: Scores, question: Question) -> tuple[Comparison, ...]:
-    """Each arm but the baseline, in the order of the arms; the method is chosen by the scores' shape and number.
+    """Each arm but the baseline against it, or against the arm before, in the order of the arms.
 
-    An arm of which too many cells failed is *untested*, and its words say why. Raises WeftError where the baseline is
-    no arm, no other arm is there, or no arm at all has run with enough seeds.
+    The method is chosen by the scores' shape and number. An arm of which too many cells failed is *untested*, and its
+    words say why. Raises WeftError where the baseline is no arm, no other arm is there, or no arm at all has run with
+    enough seeds.
     """
     if question.baseline not in scores.arms:
         raise WeftError(f"baseline: {question.baseline!r} is not among the arms {', '.join(scores.arms)}")
     arms = [arm for arm in scores.arms if arm != question.baseline]
     if not arms:
         raise WeftError(f"arms: there is only the baseline {question.baseline!r}; what is it compared with?")
-    measured = [_attempt(scores, arm, question) for arm in arms]
+    against = {arm: scores.arms[scores.arms.index(arm) - 1] if question.ladder else question.baseline for arm in arms}
+    measured = [_attempt(scores, arm, against[arm], question) for arm in arms]
     if isinstance(measured[0], WeftError) and all(isinstance(one, WeftError) for one in measured):
         raise measured[0]
     told = [None if isinstance(one, WeftError) or one.silent else one.estimate for one in measured]
@@ -94,36 +96,37 @@ def compare(scores: Scores, question: Question) -> tuple[Comparison, ...]:
         equivalent[:] = holm([np.nan if one is None else float(one.equivalence_p(margin)) for one in told])
     level = question.alpha / max(1, sum(p > question.alpha for p in adjusted))
     return tuple(
-        _concluded(arm, question, one, (p, p_holm, p_tost), level)
+        _concluded(arm, against[arm], question, one, (p, p_holm, p_tost), level)
         for arm, one, p, p_holm, p_tost in zip(arms, measured, p_values, adjusted, equivalent, strict=True)
     )
 
 
-def _attempt(scores: Scores, arm: str, question: Question) -> _Measured | WeftError:
+def _attempt(scores: Scores, arm: str, baseline: str, question: Question) -> _Measured | WeftError:
     """The comparison, or why there is none."""
     try:
-        return _measure(scores, arm, question)
+        return _measure(scores, arm, baseline, question)
     except WeftError as error:
         return error
 
 
 def _concluded(
-    arm: str, question: Question, one: _Measured | WeftError, p: tuple[float, float, float | None], level: float
+    arm: str,
+    baseline: str,
+    question: Question,
+    one: _Measured | WeftError,
+    p: tuple[float, float, float | None],
+    level: float,
 ) -> Comparison:
     """The comparison with its verdict; p is raw, after Holm, and of equivalence."""
     if isinstance(one, WeftError):
         nothing = Interval(np.nan, np.nan, 1 - question.alpha, "none")
-        return Comparison(
-            arm, question.baseline, "none", 0, (), np.nan, nothing, *p, Verdict("untested", f"untested: {one}")
-        )
+        return Comparison(arm, baseline, "none", 0, (), np.nan, nothing, *p, Verdict("untested", f"untested: {one}"))
     effect, interval = float(one.estimate.effect), _interval(one.estimate, question, one.label)
     if one.silent:
         verdict = Verdict("untested", f"untested: the difference is {effect:g} at every seed, so no noise was measured")
     else:
         verdict = judge(question, effect, interval, p[1], p[2], Plan(one.noise, one.seeds, one.items, level))
-    return Comparison(
-        arm, question.baseline, one.method, one.seeds, one.missing, effect, interval, *p, verdict, **one.extras
-    )
+    return Comparison(arm, baseline, one.method, one.seeds, one.missing, effect, interval, *p, verdict, **one.extras)
 
 
 def _interval(estimate: Estimate, question: Question, label: str) -> Interval:
@@ -131,8 +134,8 @@ def _interval(estimate: Estimate, question: Question, label: str) -> Interval:
     return Interval(float(low), float(high), 1 - question.alpha, label)
 
 
-def _measure(scores: Scores, arm: str, question: Question) -> _Measured:
-    rows = scores.arms.index(question.baseline), scores.arms.index(arm)
+def _measure(scores: Scores, arm: str, baseline: str, question: Question) -> _Measured:
+    rows = scores.arms.index(baseline), scores.arms.index(arm)
     if isinstance(scores, FoldScores):
         return _by_folds(scores.values_AK[list(rows)], scores.test_share)
     values = scores.values_ASI if isinstance(scores, ItemScores) else scores.values_AS

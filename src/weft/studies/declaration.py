@@ -9,16 +9,19 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt, WithJsonSchema, field_validator
 
-from weft.config import Section, load, yaml
+from weft.config import Section, yaml
 from weft.errors import ConfigError, WeftError
+from weft.studies.laws import Amount
 from weft.studies.planning import Noise
 from weft.studies.verdicts import Question
-from weft.training.recipe import FolderName, read_recipe
+from weft.training.recipe import FolderName
 
 Equal = Literal["steps", "tokens", "flops", "parameters", "seconds"]
 ONE_OR_SEVERAL = {
     "anyOf": [{"enum": list(get_args(Equal))}, {"type": "array", "items": {"enum": list(get_args(Equal))}}]
 }
+PREVIOUS = "previous"
+"""In place of a baseline: each arm is compared with the one before it."""
 COSTS = ("seconds", "tokens_per_second", "parameters", "flops", "peak_memory")
 """What a cell cost, as a metric: `cost/seconds`."""
 BY_THE_CLOCK = ("seconds", "tokens_per_second", "peak_memory")
@@ -61,6 +64,8 @@ class Quick(Section):
     """how many seeds"""
     set: dict[str, Any] = {}
     """path: value, for every arm; a twentieth of the budget unless given"""
+    settings: tuple[str, ...] = ()
+    """which of the settings; all unless given"""
 
 
 class Sweep(Section):
@@ -70,8 +75,14 @@ class Sweep(Section):
     """what is tried"""
     path: str = "optimizer.learning_rate"
     """the option"""
+    arms: dict[str, Annotated[tuple[Any, ...], Field(min_length=2)]] = {}
+    """what is tried of some arms instead"""
     seeds: PositiveInt = 1
     """seeds for each value; they are others than those of the study"""
+
+    def tried(self, arm: str) -> tuple[Any, ...]:
+        """The values that an arm tries."""
+        return self.arms.get(arm, self.values)
 
 
 class ExpectedNoise(Section):
@@ -92,14 +103,22 @@ class Study(Section):
 
     name: FolderName
     """what its folder is called"""
+    claim: str | None = None
+    """what is taught, or expected; the report holds the verdict against it"""
     base: str | dict[str, Any]
     """a recipe: a file, a bundled one's name, or the recipe itself"""
     arms: dict[str, dict[str, Any] | str | None] = {}
     """name: what it overrides (path: value), or a file that says so"""
     grid: dict[str, tuple[Any, ...]] = {}
     """path: values; one arm for each combination, in place of `arms`"""
+    set: dict[str, Any] = {}
+    """path: value, for every arm, whose own come after"""
+    settings: dict[str, dict[str, Any] | None] = {}
+    """name: what is otherwise there (any of these, `set` beside it); the same question in several circumstances"""
+    donors: dict[str, dict[str, Any]] = {}
+    """name: what it overrides of the base recipe; trained once, before the arms, which name its folder `donors.NAME`"""
     baseline: str | None = None
-    """the arm that others are compared with; the first unless given"""
+    """the arm that others are compared with, the first unless given; `previous`: each with the one before it"""
     seeds: int | tuple[int, ...] = 5
     """how many (0, 1, 2, ...), or which"""
     equal: Annotated[tuple[Equal, ...], WithJsonSchema(ONE_OR_SEVERAL)] = ("tokens",)
@@ -108,6 +127,8 @@ class Study(Section):
     """path of a width that is changed until parameters or FLOPs are equal within 1 %"""
     metric: Metric
     """what decides"""
+    law: Amount | None = None
+    """what the metric is fitted to, as a power law over the arms: parameters, tokens, flops, or text (its bytes)"""
     sweep: Sweep | None = None
     """each arm's own learning rate"""
     noise: ExpectedNoise | None = None
@@ -138,12 +159,19 @@ class Study(Section):
         names = self.arm_names
         if len(set(names)) < len(names):
             found.append("grid: two arms are the same combination of values")
+        for name in self.quick.settings:
+            if self.settings and name not in self.settings:
+                found.append(f"quick.settings: {name!r} is not among the settings {', '.join(self.settings)}")
+        if PREVIOUS in names:
+            found.append(f"arms.{PREVIOUS}: is what `baseline` calls the arm before; give it another name")
         if len(names) < 2:
             found.append(f"arms: {', '.join(names) or 'none'} is the only one: what is it compared with?")
-        if self.baseline is not None and self.baseline not in names:
+        if self.baseline not in (None, PREVIOUS, *names):
             found.append(f"baseline = {self.baseline!r}: is not among the arms {', '.join(names)}")
         if self.adjust and not {"parameters", "flops"} & set(self.equal):
             found.append(f"adjust = {self.adjust!r}: needs equal: parameters (or flops), to be adjusted to")
+        strange = [name for name in (self.sweep.arms if self.sweep else ()) if name not in names]
+        found += [f"sweep.arms.{name}: is not among the arms {', '.join(names)}" for name in strange]
         if self.sweep and not self.metric.name.startswith("validation/"):
             found.append(f"sweep: chooses on the validation text, where {self.metric.name} is not measured")
         return found
@@ -156,7 +184,7 @@ class Study(Section):
     @property
     def compared_with(self) -> str:
         """The baseline's name."""
-        return self.baseline or self.arm_names[0]
+        return self.arm_names[0] if self.baseline in (None, PREVIOUS) else str(self.baseline)
 
     @property
     def seed_list(self) -> tuple[int, ...]:
@@ -167,7 +195,8 @@ class Study(Section):
     def question(self) -> Question:
         """What is declared before the run."""
         metric = self.metric
-        return Question(metric.name, metric.better, self.compared_with, metric.margin, metric.alpha)
+        ladder = self.baseline == PREVIOUS
+        return Question(metric.name, metric.better, self.compared_with, metric.margin, metric.alpha, ladder)
 
     @property
     def alone(self) -> bool:
@@ -210,25 +239,3 @@ def _short(value: Any) -> str:
         options = [f"{key}:{_short(item)}" for key, item in value.items() if key != "kind"]
         return ",".join([*([str(value["kind"])] if "kind" in value else []), *options])
     return str(value)
-
-
-def read_study(source: str | Path | dict[str, Any]) -> tuple[Study, dict[str, Any], Path]:
-    """The checked study, its base recipe as written, and the folder that its files are relative to.
-
-    Raises ConfigError with every problem, a line each.
-    """
-    raw, folder = (source, Path()) if isinstance(source, dict) else (yaml.read(Path(source)), Path(source).parent)
-    study = load(Study, raw)
-    if problems := study.problems():
-        raise ConfigError(problems)
-    if isinstance(study.base, dict):
-        return study, study.base, folder
-    try:
-        near = folder / study.base
-        base, place = read_recipe(near if near.is_file() else study.base)
-    except WeftError as error:
-        raise WeftError(f"base: {error}") from None
-    plugins = base.get("plugins")
-    if isinstance(plugins, list):  # they are named relative to the recipe's file
-        base = {**base, "plugins": [str((place / str(name)).resolve()) for name in plugins]}
-    return study, base, folder

@@ -20,8 +20,12 @@ class Difference:
     after: Any
 
     def words(self) -> str:
-        """`model.decoder.positions: learned -> rotary`."""
-        return f"{self.path}: {_shown(self.before)} -> {_shown(self.after)}"
+        """`model.decoder.positions: learned -> rotary`; of a part, what the other does not have alike."""
+        before, after = self.before, self.after
+        if isinstance(before, Mapping) and isinstance(after, Mapping) and "kind" in before and "kind" in after:
+            new = {key: value for key, value in after.items() if key == "kind" or value != before.get(key, _NOTHING)}
+            return f"{self.path}: {before['kind']} -> {_shown(new)}"
+        return f"{self.path}: {_shown(before)} -> {_shown(after)}"
 
 
 def differences(one: Section, other: Section) -> tuple[Difference, ...]:
@@ -53,13 +57,20 @@ def _differences(one: Any, other: Any, path: tuple[str, ...]) -> Iterator[Differ
         yield Difference(".".join(path), *(None if value is _NOTHING else value for value in (one, other)))
 
 
+def _says_nothing(value: Any) -> bool:
+    """Whether an option is off: null, false, 0, none."""
+    return value in (None, False, 0, "none") or value == {"kind": "none"} or value == []
+
+
 def _shown(value: Any) -> str:
     """As a file would say it, in one line."""
     if isinstance(value, Mapping) and "kind" in value:
-        options = {key: item for key, item in value.items() if key != "kind" and item is not None}
+        options = {key: item for key, item in value.items() if key != "kind" and not _says_nothing(item)}
         if not options:
             return str(value["kind"])
         inside = ", ".join(f"{key}: {_shown(item)}" for key, item in options.items())
         return f"{value['kind']} ({inside})"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
     text = yaml.dump(value).strip().removesuffix("\n...")
     return " ".join(text.split())

@@ -40,7 +40,14 @@ class StudyFolder:
 
         Raises WeftError that names what differs.
         """
-        before, now = self.declared(), question_of(study)
+        self.refuse_another(question_of(study))
+
+    def refuse_another(self, now: dict[str, Any]) -> None:
+        """The same for a question as plain data, which is written before cells run.
+
+        Raises WeftError that names what differs.
+        """
+        before = self.declared()
         if not any(state_of(self.store / name) in (State.finished, State.failed) for name in before.get("cells", ())):
             return
         for name, value in now.items():
@@ -52,6 +59,10 @@ class StudyFolder:
 
     def declare(self, study: Study, raw: dict[str, Any], threads: int, cells: Sequence[str]) -> None:
         """Write down the question, before a cell is run."""
+        self.write_question(question_of(study), raw, threads, cells)
+
+    def write_question(self, question: dict[str, Any], raw: dict[str, Any], threads: int, cells: Sequence[str]) -> None:
+        """The same for a question as plain data."""
         known = self.declared()
         before = set(known.get("cells", ()))
         found = {name for name in {*cells} - before if state_of(self.store / name) is State.finished}
@@ -61,7 +72,7 @@ class StudyFolder:
             "reused": sorted({*known.get("reused", ()), *found}),
         }
         write_text(self.path / "study.yaml", yaml.dump(raw))
-        told = {"question": question_of(study), "threads": threads, **kept}
+        told = {"question": question, "threads": threads, **kept}
         write_text(self.path / "declared.json", to_json(told))
 
     def looked(self, seeds: Sequence[int]) -> list[list[int]]:
@@ -76,7 +87,12 @@ class StudyFolder:
 
 def question_of(study: Study) -> dict[str, Any]:
     """What may not change once cells have run, as plain data."""
-    return {"metric": semantic(study.metric), "baseline": study.compared_with, "equal": list(study.equal)}
+    return {
+        "metric": semantic(study.metric),
+        "baseline": study.compared_with,
+        "ladder": study.question.ladder,
+        "equal": list(study.equal),
+    }
 
 
 def found_studies(studies: Path) -> list[dict[str, Any]]:

@@ -13,8 +13,10 @@ from weft.studies.sentences import (
     across,
     cell_rows,
     choices,
+    claimed,
     command,
     confidence,
+    law,
     metric_of,
     notes_on,
     pareto,
@@ -38,7 +40,7 @@ def report(results: Results) -> str:
 
 def series_report(title: str, claim: str, parts: Sequence[tuple[str, Results, Path]]) -> str:
     """Several settings of one question: a sentence for each, then all of each."""
-    lines = [f"# {title}", "", *([claim, ""] if claim else [])]
+    lines = [f"# {title}", "", *([claimed(claim), ""] if claim else [])]
     lines += [f"- **{setting}**: {summary(results)}" for setting, results, _ in parts]
     heads, rows = across([(setting, results) for setting, results, _ in parts])
     lines += ["", *_rows(heads, rows)] if rows else []
@@ -58,11 +60,12 @@ def _body(results: Results, level: str) -> list[str]:
     lines = []
     if results["quick"]:
         lines += ["A quick look, not the study: fewer seeds, shorter runs.", ""]
-    if results.get("claim"):
-        lines += [f"Claim: {results['claim']}", ""]
+    if results.get("claim") and level == "##":
+        lines += [claimed(results["claim"]), ""]
     lines += [f"**{summary(results)}**", "", question(results), ""]
     lines += [*(f"- {line}" for line in verdicts(results)), ""]
-    lines += [unit_note(results), ""] if unit_note(results) else []
+    for note in (law(results), unit_note(results)):
+        lines += [note, ""] if note else []
     lines += _table(results)
     for title, content in told:
         lines += [f"{level} {title}", "", *content] if content else []
@@ -99,7 +102,8 @@ def _table(results: Results) -> list[str]:
 
 def _arms(results: Results) -> list[str]:
     """Every arm as what differs from the baseline."""
-    lines = [f"As differences from `{results['question']['baseline']}`.", ""]
+    base = "the arm before" if results["question"].get("ladder") else f"`{results['question']['baseline']}`"
+    lines = [f"As differences from {base}.", ""]
     for name, arm in results["arms"].items():
         lines.append(f"- **{name}**: {'; '.join(f'`{one}`' for one in arm['differences']) or 'the baseline'}")
         lines += [

@@ -21,8 +21,9 @@ from weft.studies.comparing import compare
 from weft.studies.declaration import BY_THE_CLOCK, Study
 from weft.studies.estimates import FEWEST_SEEDS
 from weft.studies.folder import StudyFolder, question_of
-from weft.studies.markdown import report
-from weft.studies.page import study_page
+from weft.studies.laws import fitted
+from weft.studies.markdown import report, series_report
+from weft.studies.page import series_page, study_page
 from weft.studies.scores import CorpusScores, ItemScores
 from weft.studies.sentences import verdicts
 from weft.studies.tables import csv_table, latex_table
@@ -60,12 +61,30 @@ def findings(
             "arms": {arm.name: _arm(arm, values[arm.name]) for arm in arms.arms},
             "comparisons": told,
             "problem": problem,
+            "law": _law(study, arms, means),
             "cells": [_cell(cell, store) | ({"reused": True} if cell.name in reused else {}) for cell in cells],
             "machine": merged([_chosen(one, "machine", MACHINE) | _versions(one) for one in manifests]),
             "data": merged([_chosen(one, "data", DATA) for one in manifests]),
             "clock": spent,
         }
     )
+
+
+def _law(study: Study, arms: Arms, means: CorpusScores) -> dict[str, Any] | None:
+    """The power law through the arms, where one is asked for; or why there is none."""
+    if study.law is None:
+        return None
+    sizes: dict[str, list[float]] = {
+        "parameters": [arm.parameters for arm in arms.arms],
+        "tokens": [arm.amount("tokens") or 0 for arm in arms.arms],
+        "flops": [arm.amount("flops") or 0 for arm in arms.arms],
+        "text": [arm.text_bytes for arm in arms.arms],
+    }
+    try:
+        law = fitted(study.law, sizes[study.law], means.values_AS, 1 - study.metric.alpha)
+    except WeftError as error:
+        return {"amount": study.law, "problem": str(error)}
+    return {**asdict(law), "words": law.words}
 
 
 def scores_of(study: Study, cells: Sequence[Cell], store: Path) -> CorpusScores | ItemScores:
@@ -110,6 +129,8 @@ def _arm(arm: Arm, values: Sequence[float]) -> dict[str, Any]:
         "steps": arm.steps,
         "tokens": arm.amount("tokens"),
         "flops": arm.amount("flops"),
+        "cache_bytes": arm.cache_bytes,
+        "text_bytes": arm.text_bytes,
         "differences": [one.words() for one in arm.differences],
         "undeclared": [one.words() for one in arm.undeclared],
         "adjusted": arm.adjusted.words() if arm.adjusted else None,
@@ -188,12 +209,9 @@ def write_pages(folder: Path, results: Mapping[str, Any] | None = None) -> Path:
 
     The same results.json and cells give the same bytes. Raises WeftError where there are no results yet.
     """
-    if results is None:
-        if not (folder / "results.json").is_file():
-            raise WeftError(f"{folder}: no study with results lies here (there is no results.json)")
-        results = read_json(folder / "results.json")
-    if results.get("format") != FORMAT:
-        raise WeftError(f"{folder}: results of format {results.get('format')}; this weft reads {FORMAT}")
+    if results is None and (folder / "series.json").is_file():
+        return _write_series_pages(folder, read_json(folder / "series.json"))
+    results = _results_in(folder) if results is None else results
     pages = {
         "report.html": study_page(results, folder.parent / "cells"),
         "report.md": report(results),
@@ -203,3 +221,30 @@ def write_pages(folder: Path, results: Mapping[str, Any] | None = None) -> Path:
     for name, text in pages.items():
         write_text(folder / name, text)
     return folder / "report.html"
+
+
+def write_series(folder: Path, title: str, claim: str | None, settings: Mapping[str, Path]) -> list[str]:
+    """Write report.html and report.md of several settings of one question, each a study in a folder beside this one.
+
+    Returns what a terminal should say.
+    """
+    told = {"title": title, "claim": claim, "settings": {name: path.name for name, path in settings.items()}}
+    write_text(folder / "series.json", to_json(told))
+    return [f"report of all settings: {_write_series_pages(folder, told)}"]
+
+
+def _write_series_pages(folder: Path, told: Mapping[str, Any]) -> Path:
+    store = folder.parent / "cells"
+    parts = [(setting, _results_in(folder.parent / name), store) for setting, name in told["settings"].items()]
+    write_text(folder / "report.html", series_page(told["title"], told["claim"] or "", parts))
+    write_text(folder / "report.md", series_report(told["title"], told["claim"] or "", parts))
+    return folder / "report.html"
+
+
+def _results_in(folder: Path) -> dict[str, Any]:
+    if not (folder / "results.json").is_file():
+        raise WeftError(f"{folder}: no study with results lies here (there is no results.json)")
+    results = read_json(folder / "results.json")
+    if results.get("format") != FORMAT or "cells" not in results:
+        raise WeftError(f"{folder}: the results there are none of a study of recipes in format {FORMAT}")
+    return results

@@ -19,15 +19,18 @@ from weft.studies.sentences import (
     UNDECLARED,
     Results,
     across,
+    against,
     called,
     cell_rows,
     choices,
+    claimed,
     command,
     confidence,
     difference,
     ends,
     failed_cells,
     failures,
+    law,
     leading,
     metric_of,
     notes_on,
@@ -73,7 +76,7 @@ def series_page(title: str, claim: str, parts: Sequence[tuple[str, Results, Path
     body = [
         tag("p", "weft study" + " · quick look" * quick, class_="kicker"),
         tag("h1", _words(title)),
-        tag("p", _words(QUICK * quick + (f"Claim: {claim}" if claim else "")), class_="lead"),
+        tag("p", _words(QUICK * quick + claimed(claim)), class_="lead"),
         sentences,
         tag("div", table(heads, rows), class_="dense across") if rows else "",
         _grid([picture for picture in small if picture]),
@@ -118,8 +121,8 @@ def _opening(told: Told) -> list[Markup]:
 
 def _asked(told: Told) -> Markup:
     results = told.results
-    claim = f"Claim: {results['claim']} " if results.get("claim") else ""
-    return tag("p", _words(QUICK * bool(results["quick"]) + claim + question(results)), class_="lead")
+    said = [QUICK.strip() * bool(results["quick"]), claimed(results.get("claim")) * (not told.order), question(results)]
+    return tag("p", _words(" ".join(part for part in said if part)), class_="lead")
 
 
 def _headline(results: Results) -> Markup:
@@ -146,8 +149,8 @@ def _found(told: Told) -> list[Markup]:
     """The picture of the differences, and a sentence for each where there are several."""
     found = told.results["comparisons"]
     listed = tag("dl", join((_verdict(told, one) for one in found), "\n"), class_="facts verdicts")
-    note = unit_note(told.results)
-    parts = [_intervals(told), listed if len(found) > 1 else "", tag("p", note, class_="caption") if note else ""]
+    parts = [_intervals(told), listed if len(found) > 1 else ""]
+    parts += [tag("p", _words(note), class_="caption") for note in (law(told.results), unit_note(told.results)) if note]
     return [part for part in parts if isinstance(part, Markup)]
 
 
@@ -165,7 +168,7 @@ def _intervals(told: Told, half: bool = False, title: str = "") -> Markup:
     if chart is None:
         return Markup("")
     metric = told.results["question"]["metric"]
-    subtitle = f"Difference from {told.baseline} in {metric_of(told.results)}; {metric['better']} is better"
+    subtitle = f"Difference from {against(told.results)} in {metric_of(told.results)}; {metric['better']} is better"
     heading = f"{title}: {chart.title}" if title else chart.title
     return drawing(heading, subtitle, drawn_intervals(chart, half), "" if half else interval_note(told, chart),
                    Markup("") if half else _figures(told), half)  # fmt: skip
@@ -175,10 +178,9 @@ def _figures(told: Told) -> Markup:
     """The values behind the picture of differences."""
     results, known = told.results, effect_rows(told)
     seeds = [f"seed {seed}" for seed in results["seeds"]]
-    base = results["arms"][told.baseline]["scores"]
     rows = []
     for one in results["comparisons"]:
-        pairs = zip(results["arms"][one["arm"]]["scores"], base, strict=True)
+        pairs = zip(*(results["arms"][name]["scores"] for name in (one["arm"], one["baseline"])), strict=True)
         each = ["" if None in pair else _minus(f"{pair[0] - pair[1]:+.3g}") for pair in pairs]
         rows.append([one["arm"], *known.get(one["arm"], ("", "")), *each])
     return fold("Values", table(["arm", "difference", f"{confidence(results)} interval", *seeds], rows))
@@ -193,11 +195,12 @@ def _minus(text: str) -> str:
 
 def _parts(told: Told) -> list[Part]:
     """All sections but those of the clock and the raw material, by how often they are wanted."""
+    before = "the arm before" if told.results["question"].get("ladder") else "the baseline"
     parts = [
         ("How they learned", [*_curves(validation(told)), *_curves(training(told))]),
         ("What it cost", _costs(told)),
         ("The figures", [_table(told)]),
-        ("What differs from the baseline", [_differences(told)]),
+        (f"What differs from {before}", [_differences(told)]),
         ("How the statistics were chosen", [_statistics(told)]),
         ("Cells, and how to repeat each", [_cells(told)]),
     ]
@@ -218,7 +221,7 @@ def _grid(figures: Sequence[Markup]) -> Markup:
 
 def _costs(told: Told) -> list[Markup]:
     """Quality against FLOPs, against parameters where those differ; words where nothing does."""
-    charts = [chart for quantity in ("flops", "parameters") if (chart := cost(told, quantity))]
+    charts = [chart for quantity in ("flops", "parameters", "cache_bytes") if (chart := cost(told, quantity))]
     if not charts:
         alike = [
             name for name, key in (("parameters", "parameters"), ("training FLOPs", "flops"))
@@ -272,7 +275,7 @@ def _differences(told: Told) -> Markup:
         parts.append(fold(heading, *content) if many and lines else tag("div", tag("h3", heading), join(content, "\n")))
     swept = any(arm["swept"] for arm in arms.values())
     none = [] if swept else [tag("p", "No arm got a learning rate of its own.", class_="caption")]
-    lead = tag("p", "The baseline's option (−), and the arm's in its place (+); all else is equal.", class_="caption")
+    lead = tag("p", "− what it has, + what the arm has in its place; all else is equal.", class_="caption")
     return tag("div", join([lead, *parts, *none], "\n"), class_="diffs")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from weft.report.formats import count, duration, significant
+from weft.report.formats import count, duration, significant, size
 from weft.report.intervals import Effect, IntervalChart
 from weft.report.scales import Point
 from weft.report.scatter import ScatterChart, Spot
@@ -19,6 +19,7 @@ from weft.studies.sentences import (
     DECIDED,
     FEW,
     Results,
+    against,
     called,
     confidence,
     costs,
@@ -116,10 +117,9 @@ def intervals(told: Told) -> IntervalChart | None:
     results = told.results
     if not results["comparisons"]:
         return None
-    base = results["arms"][told.baseline]["scores"]
     effects = []
     for one in results["comparisons"]:
-        pairs = zip(results["arms"][one["arm"]]["scores"], base, strict=True)
+        pairs = zip(*(results["arms"][name]["scores"] for name in (one["arm"], one["baseline"])), strict=True)
         known = one["effect"] is not None and one["interval"]["low"] is not None
         within = one["on_this_test_set"]
         effects.append(
@@ -131,15 +131,16 @@ def intervals(told: Told) -> IntervalChart | None:
                 [value - other for value, other in pairs if value is not None and other is not None],
             )
         )  # fmt: skip
-    axis = f"difference from {called(told.baseline)}, {metric_of(results)}"
+    base = against(results)
+    axis = f"difference from {base}, {metric_of(results)}"
     metric = results["question"]["metric"]
-    return IntervalChart(_stands(told), effects, axis, told.baseline, metric["better"], metric["margin"])
+    return IntervalChart(_stands(told), effects, axis, base, metric["better"], metric["margin"])
 
 
 def _stands(told: Told) -> str:
     """What the intervals show, as a title."""
     kinds = {called(one["arm"]): one["verdict"]["kind"] for one in told.results["comparisons"]}
-    base = called(told.baseline)
+    base = against(told.results)
     decided = {kind: [arm for arm, found in kinds.items() if found == kind] for kind in DECIDED}
     if len(kinds) == 1:
         arm, kind = next(iter(kinds.items()))
@@ -315,6 +316,7 @@ def cost(told: Told, quantity: str, clock: bool = False) -> ScatterChart | None:
 COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "flops": ("training FLOPs", significant),
     "parameters": ("parameters", count),
+    "cache_bytes": ("cache bytes", size),
     "seconds": ("seconds a cell, by the clock", duration),
 }
 """Each cost's name, and how its amounts are written."""

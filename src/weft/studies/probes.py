@@ -15,10 +15,10 @@ from weft.errors import WeftError
 from weft.report.formats import duration, significant, size
 from weft.studies.arm import Arm, with_budget
 from weft.studies.cells import Cell, State, cell_of, reason_of, state_of
-from weft.studies.engine import Session
 from weft.studies.outcome import scores_of
 from weft.studies.planning import Noise, probed, smallest_difference
 from weft.studies.scores import ItemScores
+from weft.studies.session import Session
 from weft.studies.workers import Workers
 from weft.training.budget import Budget
 
@@ -102,8 +102,8 @@ def plan(session: Session, console: Console, timed: bool = True) -> StudyPlan:
     probes = tuple(_probe(session, session.arms[name], console) for name in names) if timed else ()
     runs = {name: sum(cell.arm == name for cell in left) for name in names}
     if study.sweep is not None:
-        extra = len(study.sweep.values) * study.sweep.seeds
-        runs = {name: number + extra for name, number in runs.items()}
+        sweep = study.sweep
+        runs = {name: number + len(sweep.tried(name)) * sweep.seeds for name, number in runs.items()}
     noise, said = _noise(session, cells)
     seeds = len(study.seed_list)
     alpha = study.metric.alpha / (len(study.arm_names) - 1)  # Holm's hardest

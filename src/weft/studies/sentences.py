@@ -43,6 +43,13 @@ def called(arm: str) -> str:
     return f"“{arm}”" if arm.lower() in AMBIGUOUS or " " in arm else arm
 
 
+def against(results: Results) -> str:
+    """What arms are compared with, within a sentence."""
+    if results["question"].get("ladder"):
+        return "the arm before"
+    return called(str(results["question"]["baseline"]))
+
+
 def unit_note(results: Results) -> str:
     """What a difference of this metric is counted in, where that is often taken for something else."""
     if str(results["question"]["metric"]["name"]).rpartition("/")[2] in SHARES:
@@ -50,13 +57,20 @@ def unit_note(results: Results) -> str:
     return ""
 
 
+def claimed(claim: str | None) -> str:
+    """What is taught, or asked, as a sentence of its own; empty where nothing is."""
+    text = " ".join((claim or "").split())
+    return text if not text or text.startswith(("Taught", "Our")) else f"Claim: {text}"
+
+
 def question(results: Results, code: str = "`") -> str:
     """What was asked, before a cell ran."""
     asked = results["question"]
     metric = asked["metric"]
     margin = f"; differences below {metric['margin']:g} do not matter" if metric["margin"] else ""
+    base = "the one before it" if asked.get("ladder") else f"{code}{asked['baseline']}{code}"
     return (
-        f"Which arm is better than {code}{asked['baseline']}{code} in {code}{metric['name']}{code}"
+        f"Which arm is better than {base} in {code}{metric['name']}{code}"
         f" ({metric['better']} is better{margin})? Seeds {', '.join(map(str, results['seeds']))};"
         f" held equal: {', '.join(asked['equal']) or 'nothing'}."
     )
@@ -76,9 +90,9 @@ def summary(results: Results) -> str:
     """The study in one sentence."""
     if results["problem"]:
         return f"Nothing was tested: {str(results['problem']).removeprefix('untested: ')}."
-    told, base, metric = results["comparisons"], called(results["question"]["baseline"]), metric_of(results)
+    told, base, metric = results["comparisons"], against(results), metric_of(results)
     if len(told) == 1:
-        return _of_one(told[0], base, metric)
+        return _of_one(told[0], called(told[0]["baseline"]), metric)
     by_kind = {kind: [one["arm"] for one in told if one["verdict"]["kind"] == kind] for kind in (*DECIDED, "undecided")}
     by_kind["untested"] = [one["arm"] for one in told if one["verdict"]["kind"] == "untested"]
     if len(by_kind["undecided"]) == len(told):
@@ -247,6 +261,15 @@ def reuse(results: Results) -> str:
     return f"{'; '.join(words) or f'All {len(cells)} cells were run for this study'}."
 
 
+def law(results: Results) -> str:
+    """The power law through the arms, or why there is none; empty where none was asked for."""
+    found = results.get("law")
+    if not found:
+        return ""
+    said = found.get("words") or f"could not be fitted: {str(found.get('problem')).removeprefix('law: ')}"
+    return f"The law: {metric_of(results)} {said}."
+
+
 def failed_cells(results: Results) -> list[tuple[str, str]]:
     """Cells that failed, by arm and reason: (wild, seeds 0 and 1; the loss is nan)."""
     found: dict[tuple[str, str], list[str]] = {}
@@ -292,6 +315,6 @@ def costs(results: Results, cost: str, clock: bool = False) -> list[tuple[str, f
     """Arms whose quality and cost are known, with both."""
     spent = results["clock"] if clock else results["arms"]
     known: Iterable[tuple[str, Any, Any]] = (
-        (name, arm["mean"], spent[name][cost]) for name, arm in results["arms"].items()
+        (name, arm["mean"], spent[name].get(cost)) for name, arm in results["arms"].items()
     )
     return [(name, mean, amount) for name, mean, amount in known if mean is not None and amount is not None]

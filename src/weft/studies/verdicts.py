@@ -24,6 +24,8 @@ class Question:
     baseline: str
     margin: float | None = None
     alpha: float = 0.05
+    ladder: bool = False
+    """each arm is compared with the one before it, and not all with the baseline"""
 
     def __post_init__(self) -> None:
         if self.better not in ("lower", "higher"):

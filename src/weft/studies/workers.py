@@ -6,8 +6,6 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -18,6 +16,7 @@ from rich.console import Console
 
 from weft.errors import WeftError
 from weft.studies.cells import Cell, State, fail, note_memory, run_cell, state_of
+from weft.studies.processes import end_with_parent, nameless_main
 
 _REFUSED = 3
 """Exit code where the fault is not the cell's own; the last line of its log says what it is."""
@@ -43,7 +42,7 @@ class Workers:
     def start(self, cell: Cell) -> None:
         """Run a cell in a process of its own."""
         process = _context().Process(target=_work, args=(cell, self.store), daemon=False)
-        with _nameless_main():
+        with nameless_main():
             process.start()
         self.running[process.sentinel] = cell, process
 
@@ -98,24 +97,11 @@ def _context() -> Any:
     return context
 
 
-@contextmanager
-def _nameless_main() -> Iterator[None]:
-    """Processes do not import the program that started the study: a script without a guard would start it again."""
-    main = sys.modules["__main__"]
-    names = ["__file__", "__spec__"]
-    kept = {name: main.__dict__.pop(name) for name in names if name in main.__dict__}
-    main.__spec__ = None
-    try:
-        yield
-    finally:
-        main.__dict__.update(kept)
-
-
 def _work(cell: Cell, store: Path) -> None:
     """What the process does."""
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C reaches the study, which asks its cells once
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     target = os.open(log_of(store, cell), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(target, 1)
     os.dup2(target, 2)
@@ -129,14 +115,6 @@ def _work(cell: Cell, store: Path) -> None:
             os._exit(_REFUSED)
         except KeyboardInterrupt:
             pass
-
-
-def _end_with_parent() -> None:
-    """Nobody goes on with a cell whose study was killed: the next one may do so at any time."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _ending(code: int, log: Path) -> str:

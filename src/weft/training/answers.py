@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from weft.data.task_baselines import sentence_chrf
 from weft.training.record import Run, finite
 
 MISTAKES = 10
@@ -188,7 +189,7 @@ class Written:
         every = -(-ways[first].answers // SCORED)
         answered = (line for line in _pairs(run.path) if first in _answers(line))
         kept = [line for place, line in enumerate(answered) if place % every == 0]
-        scored = sorted((_score(_answers(line)[first], line["target"]), i) for i, line in enumerate(kept))
+        scored = sorted((sentence_chrf(_answers(line)[first], line["target"]), i) for i, line in enumerate(kept))
         last = len(scored) - 1
         places = sorted({round(share * last) for share in QUANTILES})
         samples = [
@@ -224,9 +225,3 @@ def _answers(line: Mapping[str, Any]) -> dict[str, str]:
 def _probability(probabilities: object, label: str) -> float:
     value = finite(probabilities.get(label)) if isinstance(probabilities, dict) else None
     return value if value is not None and 0 <= value <= 1 else math.nan
-
-
-def _score(answer: str, reference: str) -> float:
-    from sacrebleu.metrics.chrf import CHRF
-
-    return float(CHRF().sentence_score(answer, [reference]).score)

@@ -59,7 +59,7 @@ class Training:
         self.learner = Learner(self.model, recipe.objective).train()
         self.optimizer = recipe.optimizer.build(self.model)
         self.averages = recipe.train.average.build(self.model)
-        self.length = self.model.config.max_length
+        self.length = recipe.row_length
         train = recipe.train
         self.loader = recipe.objective.loader(data, recipe.data, self.length, train.batch_tokens, train.seed)
         self.tokens_per_step = self.loader.tokens_per_step

@@ -51,7 +51,7 @@ class Progress:
         self.done, self.at = step, now
         left = self.pace * (self.total - step)
         self.head = f"step {step:>{len(str(self.total))}}/{self.total}  loss {loss:.3f}"
-        self.tail = f"{tokens_per_second:,.0f} tokens/s  {peak_share:.0%} of peak  {duration(left)} left"
+        self.tail = f"{tokens_per_second:,.0f} tokens/s  {peak_share:.0%} of matmul peak  {duration(left)} left"
         if self.live:
             line = self._line()
             width = max(4, min(24, self.console.width - len(line) - 4))

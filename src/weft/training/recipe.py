@@ -49,6 +49,8 @@ class Train(Section):
     """how long: an amount of steps, tokens, epochs, flops or minutes"""
     batch_tokens: PositiveInt = 2048
     """tokens a step"""
+    length: PositiveInt | None = None
+    """tokens of a training row; model.max_length, on which validation looks, unless given"""
     clip: PositiveFloat | None = 1.0
     """longest gradient (its norm over all parameters); longer ones are shortened"""
     average: Slot[Average] = NoAverage()
@@ -106,6 +108,11 @@ class Recipe(Section):
     """what is copied from another model, and what is frozen; nothing unless given"""
     train: Train = Train()
     """how long, in what portions, and how it is watched"""
+
+    @property
+    def row_length(self) -> int:
+        """Tokens of a training row."""
+        return self.train.length or self.model.max_length
 
 
 def recipes() -> dict[str, str]:

@@ -21,6 +21,7 @@ from weft.evaluation.records import write_predictions
 from weft.generation.generate import generate
 from weft.hub.names import load as load_model
 from weft.models.transformer import Transformer
+from weft.report.formats import significant
 from weft.report.terminal import console as make_console
 from weft.runs.atomic import DiskError
 from weft.runs.folder import RunFolder, free_name
@@ -196,7 +197,7 @@ class Runner:
         self.evaluate_every = options.evaluate_every or max(1, total // 10)
         self.log_every = options.log_every or max(1, total // 100)
         self.checkpoint_every = options.checkpoint_every or self.evaluate_every
-        self.peak = peak_flops(prepared.machine.device, prepared.machine.precision)
+        self.peak = 0.0  # until it runs: to measure it takes a moment
         self.measured_again = False
         self.began = time.monotonic() - (state["seconds"] if state else 0.0)
         budget = Budget.read(options.budget)
@@ -206,15 +207,21 @@ class Runner:
     def run(self) -> Run:
         """Train to the end, or until somebody asks to stop; a folder that can go on is left in either case.
 
-        Raises WeftError when the loss is no longer a number or the disk is full.
+        Raises WeftError when the loss is no longer a number or the disk is full, and KeyboardInterrupt, which says what
+        is saved, when somebody asks twice.
         """
         training, again = self.training, shlex.join(["weft", "train", str(self.folder.path)])
+        machine = self.prepared.machine
         try:
+            self.peak = peak_flops(machine.device, machine.precision)
             finished = self._train() and self._finish()
             if not finished:
                 self.folder.update_manifest(status="interrupted")
         except DiskError as error:
             raise WeftError(f"{error}, then go on with: {again}") from None
+        except KeyboardInterrupt:
+            saved = f"step {self.saved} of {training.total} is saved" if self.saved else "nothing is saved yet"
+            raise KeyboardInterrupt(f"stopped at once: {saved}; go on with: {again}") from None
         if not finished:
             say(self.console, f"stopped at step {training.step} of {training.total}; go on with:")
             say(self.console, f"  {again}")
@@ -250,6 +257,7 @@ class Runner:
             f"{self.folder.path}: {parameters:,} parameters{learning}, {training.total} steps of"
             f" {training.tokens_per_step:,} tokens, {self.prepared.machine.why}"
         )
+        progress.say(f"matmul peak: {significant(self.peak / 1e9)} GFLOP/s, a large matrix product measured just now")
 
     def _out_of_time(self) -> bool:
         return self.deadline is not None and time.monotonic() > self.deadline
@@ -293,7 +301,7 @@ class Runner:
 
     def _evaluate(self, limit: int | None = None, thorough: bool = False) -> Result:
         training, data = self.training, self.prepared.data
-        plan = Plan(training.length, limit, thorough)
+        plan = Plan(training.model.config.max_length, limit, thorough)
         with training.shown():
             return evaluate(self.prepared.recipe.objective, training.model, data.tokenizer, data.validation, plan)
 
@@ -306,7 +314,7 @@ class Runner:
                     training.model,
                     self.prepared.data.tokenizer,
                     options.sample_prompt,
-                    max_tokens=max(1, min(options.sample_tokens, training.length - prompt)),
+                    max_tokens=max(1, min(options.sample_tokens, training.model.config.max_length - prompt)),
                     temperature=0.8,
                     seed=options.seed,
                 )

@@ -65,10 +65,13 @@ def prepare_run(recipe: Recipe, console: Console, fingerprint: str | None = None
     if missing:
         say(console, f"heads added for the objective {recipe.objective.kind}: {', '.join(missing)}")
     model = recipe.model.with_heads(needed)
-    length = model.max_length
+    length, longest = recipe.row_length, model.max_length
+    if length > longest:
+        raise WeftError(f"train.length = {length} is more than model.max_length = {longest}; make that larger")
     if recipe.train.batch_tokens < length:
+        source = "train.length" if recipe.train.length else "model.max_length"
         raise WeftError(
-            f"train.batch_tokens = {recipe.train.batch_tokens} is less than a row of model.max_length = {length} tokens"
+            f"train.batch_tokens = {recipe.train.batch_tokens} is less than a row of {source} = {length} tokens"
         )
     recipe.objective.check(model)
     recipe.objective.check_inputs(model)
@@ -198,7 +201,7 @@ def manifest_of(prepared: Prepared, training: Training, plugins: dict[str, str],
             "kind": recipe.model.kind,
             "parameters": parameter_count(training.model),
             "flops_per_token": training.flops_per_token,
-            "max_length": training.length,
+            "max_length": recipe.model.max_length,
         },
         "budget": {
             "asked": recipe.train.budget,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from weft.text.alphabet import BYTE_TO_CHARACTER
+from weft.text.steps.declared import Declared, opened
 from weft.text.steps.unicode import SPACES, UnsupportedError, cut
 
 IDEOGRAPHS = (
@@ -15,21 +15,19 @@ IDEOGRAPHS = (
 )  # fmt: skip
 """Chinese characters, which BERT puts between spaces: each is a word."""
 
-Declared = Mapping[str, Any]
-
 
 def stages(declared: Declared | None) -> Iterator[tuple[str, Callable[[str], str]]]:
     """What each step of a declared normaliser is, and does to a text.
 
     Raises UnsupportedError at a step that weft cannot tell.
     """
-    if declared is None:
-        return
+    for step in opened(declared, "normalizers"):
+        yield from _stages(step)
+
+
+def _stages(declared: Declared) -> Iterator[tuple[str, Callable[[str], str]]]:
     kind = declared["type"]
-    if kind == "Sequence":
-        for part in declared["normalizers"]:
-            yield from stages(part)
-    elif kind == "BertNormalizer":
+    if kind == "BertNormalizer":
         yield from _bert(declared)
     elif kind in ("NFC", "NFD", "NFKC", "NFKD"):
         what = "composed" if kind.endswith("C") else "decomposed"

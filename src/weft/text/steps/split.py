@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from weft.text.alphabet import BYTE_TO_CHARACTER
+from weft.text.steps.declared import Declared, opened
 from weft.text.steps.unicode import SPACES, Match, UnsupportedError, cut, is_punctuation
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """GPT-2's expression (Radford et al. 2019): English endings, letters, digits, other signs, each with a space before."""
 
-Declared = Mapping[str, Any]
 Split = Callable[[list[str]], list[str]]
 
 
@@ -22,13 +21,13 @@ def stages(declared: Declared | None) -> Iterator[tuple[str, Split]]:
 
     Raises UnsupportedError at a step that weft cannot tell.
     """
-    if declared is None:
-        return
+    for step in opened(declared, "pretokenizers"):
+        yield from _stages(step)
+
+
+def _stages(declared: Declared) -> Iterator[tuple[str, Split]]:
     kind = declared["type"]
-    if kind == "Sequence":
-        for part in declared["pretokenizers"]:
-            yield from stages(part)
-    elif kind == "Split":
+    if kind == "Split":
         yield _split(declared)
     elif kind == "ByteLevel":
         yield from _byte_level(declared)

@@ -1,0 +1,66 @@
+"""How a metric follows an amount: a power law through the arms of each seed, its exponent with an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from weft.errors import WeftError
+from weft.report.formats import significant
+
+Amount = Literal["parameters", "tokens", "flops", "text"]
+FEWEST_ARMS = 3
+FEWEST_SEEDS = 2
+
+
+@dataclass(frozen=True)
+class Law:
+    """metric = constant x amount^exponent, fitted in logarithms; `low` and `high`: of the exponent, over seeds.
+
+    `off`: the largest share by which an arm's mean lies beside the fitted line.
+    """
+
+    amount: str
+    exponent: float
+    low: float
+    high: float
+    constant: float
+    off: float
+    seeds: int
+
+    @property
+    def words(self) -> str:
+        """As a person reads it."""
+        return (
+            f"goes as {self.amount} to the power {significant(self.exponent, 3)} ({significant(self.low, 3)} to"
+            f" {significant(self.high, 3)}, {self.seeds} seeds); no arm lies more than {100 * self.off:.1f} % beside it"
+        )
+
+
+def fitted(amount: str, sizes_A: Sequence[float], values_AS: np.ndarray, confidence: float = 0.95) -> Law:
+    """The law of values (arms x seeds) at these sizes: least squares in logarithms for each seed, t over seeds.
+
+    Raises WeftError where arms or seeds are too few, or a size or value is not above 0.
+    """
+    from scipy import stats
+
+    whole = np.isfinite(values_AS).all(0)
+    values_AS = values_AS[:, whole]
+    n_seeds = values_AS.shape[1]
+    if len(set(sizes_A)) < FEWEST_ARMS or n_seeds < FEWEST_SEEDS:
+        raise WeftError(
+            f"law: {len(set(sizes_A))} sizes and {n_seeds} whole seeds; a law with an interval needs at least"
+            f" {FEWEST_ARMS} and {FEWEST_SEEDS}"
+        )
+    if min(sizes_A) <= 0 or values_AS.min() <= 0:
+        raise WeftError("law: a power law is of sizes and values above 0")
+    x_A, y_AS = np.log(np.asarray(sizes_A, dtype=float)), np.log(values_AS)
+    slope_S, start_S = np.polyfit(x_A, y_AS, 1)
+    error = slope_S.std(ddof=1) / np.sqrt(n_seeds)
+    reach = float(stats.t.ppf((1 + confidence) / 2, n_seeds - 1) * error)
+    slope, start = float(slope_S.mean()), float(start_S.mean())
+    beside = np.abs(np.expm1(y_AS.mean(1) - (start + slope * x_A)))
+    return Law(amount, slope, slope - reach, slope + reach, float(np.exp(start)), float(beside.max()), n_seeds)

@@ -1,0 +1,115 @@
+"""From what a person names to studies that are checked: a file, a bundled one's name, or the mapping itself.
+
+A study with `settings` is several studies that ask the same in several circumstances; each is one of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from weft.config import load, unknown_name, yaml
+from weft.errors import ConfigError, WeftError
+from weft.studies.declaration import Study
+from weft.training.recipe import read_recipe
+
+MERGED = ("set", "metric", "quick")
+"""What a setting adds to; all else that it names is in place of the study's."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A study that was read: the declaration, its base recipe as written, and what its files are relative to."""
+
+    study: Study
+    base: dict[str, Any]
+    folder: Path
+    source: str
+    """what a person named"""
+    setting: str | None = None
+    """which of the settings it is"""
+    series: str = ""
+    """what the study with settings is called"""
+
+    def written(self) -> dict[str, Any]:
+        """The declaration as a file without other files would say it."""
+        asked = self.study.model_dump(mode="json", exclude_unset=True)
+        arms = {} if self.study.grid else {"arms": self.study.overrides(self.folder)}
+        return {**asked, "base": self.base, **arms}
+
+
+def bundled() -> dict[str, str]:
+    """The bundled studies: name and first comment line."""
+    folder = resources.files("weft.studies") / "bundled"
+    found = sorted(item.name for item in folder.iterdir() if item.name.endswith(".yaml"))
+    texts = {name.removesuffix(".yaml"): (folder / name).read_text(encoding="utf-8") for name in found}
+    return {name: text.partition("\n")[0].lstrip("# ") for name, text in texts.items()}
+
+
+def read_raw(source: str | Path) -> tuple[dict[str, Any], Path]:
+    """A declaration as written, and the folder that its files are relative to.
+
+    Raises WeftError when there is none.
+    """
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return dict(yaml.read(path)), path.parent
+    if str(source) in bundled():
+        text = (resources.files("weft.studies") / "bundled" / f"{source}.yaml").read_text(encoding="utf-8")
+        return dict(yaml.parse(text, f"study {source}")), Path()
+    raise WeftError(f"{unknown_name('study', str(source), bundled())}; or name a .yaml file")
+
+
+def read_studies(source: str | Path | dict[str, Any], quick: bool = False) -> list[Declared]:
+    """The checked study, or each of its settings as a study; of a quick look those that it names.
+
+    Raises ConfigError with every problem, a line each.
+    """
+    raw, folder = (dict(source), Path()) if isinstance(source, dict) else read_raw(source)
+    named = "{...}" if isinstance(source, dict) else str(source)
+    settings = raw.get("settings")
+    if not settings:
+        return [_declared(raw, folder, named)]
+    whole = load(Study, raw)  # what is wrong with it is said once
+    found, problems = [], whole.problems() if whole.arms or whole.grid else []
+    for name in (whole.quick.settings if quick else ()) or settings:
+        try:
+            one = _declared(_within(raw, name), folder, named)
+            found.append(Declared(one.study, one.base, one.folder, named, name, str(raw["name"])))
+        except WeftError as error:
+            problems += [f"settings.{name}: {line}" for line in str(error).splitlines()]
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def _within(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The study in one of its settings."""
+    setting = raw["settings"][name] or {}
+    merged = {key: {**raw.get(key, {}), **setting[key]} for key in MERGED if isinstance(setting.get(key), dict)}
+    whole = {key: value for key, value in raw.items() if key != "settings"}
+    if "arms" in setting:
+        whole.pop("grid", None)
+    if "grid" in setting:
+        whole.pop("arms", None)
+    return {**whole, **setting, **merged, "name": f"{raw['name']}-{name}"}
+
+
+def _declared(raw: dict[str, Any], folder: Path, named: str) -> Declared:
+    study = load(Study, raw)
+    if problems := study.problems():
+        raise ConfigError(problems)
+    if isinstance(study.base, dict):
+        return Declared(study, study.base, folder, named)
+    try:
+        near = folder / study.base
+        base, place = read_recipe(near if near.is_file() else study.base)
+    except WeftError as error:
+        raise WeftError(f"base: {error}") from None
+    plugins = base.get("plugins")
+    if isinstance(plugins, list):  # they are named relative to the recipe's file
+        base = {**base, "plugins": [str((place / str(name)).resolve()) for name in plugins]}
+    return Declared(study, base, folder, named)
