@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import random
+import re
 import shutil
 import time
 from pathlib import Path
@@ -50,11 +53,23 @@ def run(what: dict[str, Any], folder: Path, **options: Any) -> tuple[Report, str
     return report, said.getvalue()
 
 
-def without_clock(folder: Path) -> tuple[dict[str, Any], str]:
-    """What must not depend on how often a study was stopped."""
+CLOCK = (
+    re.compile(r"(?m)^## By the clock$.*", re.DOTALL),
+    re.compile(r'<section class="clock">.*?</section>', re.DOTALL),
+)
+"""The section of a report in which no two runs of a study agree, as Markdown and as HTML."""
+
+
+def without_clock(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """What must not depend on how often a study was stopped: its results, both reports, both tables."""
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    page = (folder / "report.md").read_text(encoding="utf-8").partition("## By the clock")[0]
-    return {key: value for key, value in results.items() if key != "clock"}, page
+    pages = []
+    for name, clock in (("report.md", CLOCK[0]), ("report.html", CLOCK[1])):
+        text, found = clock.subn("", (folder / name).read_text(encoding="utf-8"))
+        assert found == 1
+        pages.append(text)
+    pages += [(folder / name).read_text(encoding="utf-8") for name in ("results.csv", "results.tex")]
+    return {key: value for key, value in results.items() if key != "clock"}, pages
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +236,33 @@ def test_killed_again_and_again_it_ends_in_the_report_of_the_undisturbed(
     assert without_clock(tmp_path / "studies/positions") == without_clock(folder / "studies/positions")
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="kills processes as POSIX systems do")
+def test_killed_ten_times_at_random_it_ends_in_the_report_of_the_undisturbed(tmp_path: Path) -> None:
+    """Byte by byte: the page, the Markdown, both tables; but for what the clock says."""
+    base = declared(tmp_path)["base"]
+    base["train"] |= {"budget": "60 steps", "evaluate_every": 10, "checkpoint_every": 5}
+    what = declared(tmp_path, base=base, seeds=3)
+    began = time.monotonic()
+    run(what, tmp_path / "undisturbed")
+    seconds = time.monotonic() - began
+    source, draw, kills, tries = tmp_path / "study.yaml", random.Random(0), 0, 0
+    source.write_text(yaml.dump(what), encoding="utf-8")
+    code = f"import weft, rich.console as r; weft.study({str(source)!r}, isolated=False, console=r.Console(quiet=True))"
+    while kills < 10:
+        folder = tmp_path / f"killed-{tries - kills}"
+        folder.mkdir(exist_ok=True)
+        tries += 1
+        assert tries < 200
+        process = tiny.Process(tmp_path, "-c", code, cwd=folder)
+        ended = process.wait(draw.uniform(0, seconds / 4))
+        ended = process.kill() if ended is None else ended
+        assert ended in (0, -9), process.said
+        kills = kills + 1 if ended else 0  # it came to its end: from the beginning, elsewhere
+    run(what, folder)
+    assert without_clock(folder / "studies/positions") == without_clock(tmp_path / "undisturbed/studies/positions")
+
+
 def test_processes_end_with_their_study_and_the_command_goes_on(
     done: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -247,8 +289,8 @@ def test_processes_end_with_their_study_and_the_command_goes_on(
     )
     assert code == 0, err
     assert "2 cells at a time, 1 thread each" in out
-    results, page = without_clock(tmp_path / "short/positions")
-    assert (results, page) == without_clock(folder / "studies/positions")
+    results, pages = without_clock(tmp_path / "short/positions")
+    assert (results, pages) == without_clock(folder / "studies/positions")
     told = json.loads((tmp_path / "short/positions/results.json").read_text(encoding="utf-8"))
     assert told["clock"]["rotary"]["peak_memory"] is None or told["clock"]["rotary"]["peak_memory"] > 1e6
     assert all(state_of(tmp_path / "short" / cell["folder"]) is State.finished for cell in told["cells"])

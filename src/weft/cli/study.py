@@ -78,6 +78,18 @@ def plan(
 
 
 @app.command()
+def report(
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="a study's folder: studies/NAME")],
+) -> None:
+    """Write a study's report anew from its folder: weft study report studies/positions"""
+    from pathlib import Path
+
+    from weft.studies.outcome import write_pages
+
+    typer.echo(str(write_pages(Path(folder))))
+
+
+@app.command()
 def selfcheck(study: Source, quick: Quick = False, studies: Studies = "studies") -> None:
     """Tell how often the method errs on a study's own cells, split at random: weft study selfcheck study.yaml"""
     from pathlib import Path

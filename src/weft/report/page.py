@@ -57,6 +57,14 @@ def figure(chart: Chart, *, half: bool = False, low: bool = False) -> Markup:
     return tag("figure", join(parts, "\n"), class_="chart half" if half else "chart")
 
 
+def drawing(
+    title: str, subtitle: str, pictures: Sequence[object], caption: str = "", details: object = "", half: bool = False
+) -> Markup:
+    """Another picture with its title and what is below it: one for half a column, or a wide one and a narrow one."""
+    parts = [_captioned(title, subtitle), tag("div", join(pictures), class_="canvas"), _note(caption), details]
+    return tag("figure", join(parts, "\n"), class_="drawn half" if half else "drawn")
+
+
 def heat_figure(chart: HeatMap) -> Markup:
     """A heat map with its title and its table, for half a column."""
     rows = []
@@ -129,7 +137,11 @@ def _asset(name: str) -> str:
 
 
 def _caption(chart: Chart | HeatMap) -> Markup:
-    return tag("figcaption", tag("h3", prose(chart.title)), tag("p", prose(chart.subtitle)) if chart.subtitle else "")
+    return _captioned(chart.title, chart.subtitle)
+
+
+def _captioned(title: str, subtitle: str) -> Markup:
+    return tag("figcaption", tag("h3", prose(title)), tag("p", prose(subtitle)) if subtitle else "")
 
 
 def _note(text: str) -> Markup:
@@ -147,7 +159,7 @@ def _hover(chart: Chart) -> Markup:
                 "color": line.color,
                 "x": [x for x, _ in points],
                 "y": [float(f"{y:.6g}") if math.isfinite(y) else None for _, y in points],
-                "text": [chart.show(y) for _, y in points],
+                "text": [line.told(point, chart.show) for point in points],
             }
         )
     data = json.dumps({"x": chart.x_name, "lines": lines}, ensure_ascii=False, separators=(",", ":"))
@@ -165,7 +177,7 @@ def _rows(chart: Chart, lines: Sequence[Series]) -> list[list[str]]:
     return [
         [
             count(x) if x != int(x) else f"{x:,.0f}",
-            *(chart.show(column[x][1]) if x in column else "" for column in columns),
+            *(line.told(at[x], chart.show) if x in at else "" for line, at in zip(lines, columns, strict=True)),
         ]
         for x in sorted(places)
     ]

@@ -27,6 +27,7 @@ class Series:
 
     A `faint` line lies behind and has no label (single runs behind a mean, raw values behind a median); `dots` marks
     each measurement; `ring`s stand for single ones; `dashed` tells lines apart once the colours are used up.
+    A line that is a mean has a `band` (x, low, high) around it, and behind it the `runs` that it is the mean of.
     """
 
     name: str
@@ -34,10 +35,17 @@ class Series:
     color: str = PALETTE[0]
     style: Style = "line"
     short: str = ""
+    band: Sequence[tuple[float, float, float]] = ()
+    runs: Sequence[Sequence[Point]] = ()
 
     @property
     def last(self) -> Point | None:
         return next((point for point in reversed(self.points) if math.isfinite(point[1])), None)
+
+    def told(self, point: Point, show: Callable[[float], str]) -> str:
+        """The value there, with the ends of its band: 1.93 (1.90 to 1.96)."""
+        ends = next((f" ({show(low)} to {show(high)})" for x, low, high in self.band if x == point[0]), "")
+        return show(point[1]) + ends
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ class Event:
 class Chart:
     """What a picture says (`title`), of what quantity (`subtitle`), and its lines.
 
-    `ceiling` cuts the picture off above that value; the caption must say so.
+    `ceiling` cuts the picture off above that value; the caption must say so. `y_range` is for pictures side by side.
     """
 
     title: str
@@ -77,13 +85,15 @@ class Chart:
     """places to mark on the x axis, as far as there is room; round ones unless given"""
     y_zero: bool = False
     ceiling: float | None = None
+    y_range: tuple[float, float] | None = None
     show: Callable[[float], str] = significant
     labels: bool = True
 
     @property
     def spoken(self) -> str:
         """The picture in words, for those who do not see it."""
-        ends = [f"{line.name} ends at {self.show(line.last[1])}" for line in self.series if line.last and _named(line)]
+        shown = [line for line in self.series if line.last and _named(line)]
+        ends = [f"{line.name} ends at {line.told(line.last, self.show)}" for line in shown if line.last]
         levels = [f"{reference.name} is {self.show(reference.value)}" for reference in self.references]
         return f"{self.title}. {self.y_name} over {self.x_name}: {', '.join(ends + levels) or 'no values'}."
 
@@ -115,9 +125,10 @@ class _Frame:
     y: Scale = field(init=False)
 
     def __post_init__(self) -> None:
-        points = [point for line in self.chart.series for point in line.points]
+        points = [point for line in self.chart.series for part in (line.points, *line.runs) for point in part]
         levels = [y for _, y in points if self.chart.ceiling is None or y <= self.chart.ceiling]
         levels += [reference.value for reference in self.chart.references]
+        levels = list(self.chart.y_range or levels)
         across = [x for x, _ in points]
         # Steps that begin at 1 are read more easily on an axis that begins at 0.
         near_zero = 0 < min(across, default=0.0) < 0.12 * max(across, default=0.0)
@@ -246,6 +257,7 @@ def _plot(frame: _Frame) -> Markup:
         y = frame.at((frame.x.low, reference.value))[1]
         parts.append(tag("line", x1=0.0, x2=frame.plot_width, y1=y, y2=y, class_="reference"))
     drawn = [(index, line) for index, line in enumerate(chart.series) if line.points]
+    parts += [_behind(frame, index, line) for index, line in drawn if line.band or line.runs]
     for index, line in sorted(drawn, key=lambda pair: _named(pair[1])):
         parts.append(_line(frame, index, line))
     inner = tag("g", join(parts), transform=f"translate({number(spare)} {number(spare)})")
@@ -258,6 +270,19 @@ def _plot(frame: _Frame) -> Markup:
         height=frame.plot_height + 2 * spare,
         class_="plot",
     )
+
+
+def _behind(frame: _Frame, index: int, line: Series) -> Markup:
+    """The band around a mean, and the single runs."""
+    parts: list[Markup] = []
+    ends = [end for end in line.band if all(map(math.isfinite, end))]
+    if len(ends) > 1:
+        around = [frame.at((x, low)) for x, low, _ in ends] + [frame.at((x, high)) for x, _, high in reversed(ends)]
+        parts.append(tag("path", d=f"{path(around)}Z", class_="around"))
+    for run in line.runs:
+        points = [frame.at(point) for point in decimate(run, max(40, round(frame.plot_width)))]
+        parts.append(tag("path", d=path(points), class_="line faint"))
+    return tag("g", join(parts), class_=f"c-{line.color}", data_line=index)
 
 
 def _line(frame: _Frame, index: int, line: Series) -> Markup:

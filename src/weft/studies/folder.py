@@ -3,9 +3,10 @@
 studies/
   cells/0123456789abcdef/   a run folder for each cell, by content address
   positions/
-    declared.json           question, threads, and each time that results were seen
+    declared.json           question, threads, cells that were there before, each time that results were seen
     study.yaml              the declaration as it was run last
-    results.json  report.md
+    results.json            what was found
+    report.html  report.md  results.csv  results.tex
 """
 
 from __future__ import annotations
@@ -63,7 +64,13 @@ class StudyFolder:
     def write_question(self, question: dict[str, Any], raw: dict[str, Any], threads: int, cells: Sequence[str]) -> None:
         """The same for a question as plain data."""
         known = self.declared()
-        kept = {"looks": known.get("looks", []), "cells": sorted({*known.get("cells", ()), *cells})}
+        before = set(known.get("cells", ()))
+        found = {name for name in {*cells} - before if state_of(self.store / name) is State.finished}
+        kept = {
+            "looks": known.get("looks", []),
+            "cells": sorted({*before, *cells}),
+            "reused": sorted({*known.get("reused", ()), *found}),
+        }
         write_text(self.path / "study.yaml", yaml.dump(raw))
         told = {"question": question, "threads": threads, **kept}
         write_text(self.path / "declared.json", to_json(told))

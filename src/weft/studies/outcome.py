@@ -1,4 +1,4 @@
-"""What a study found, from its cells' folders alone: scores, comparisons, cost; as data and as a page of Markdown."""
+"""What a study found, from its cells' folders alone: scores, comparisons, cost, machine; as data, then as files."""
 
 from __future__ import annotations
 
@@ -12,20 +12,25 @@ from typing import Any
 import numpy as np
 
 from weft.errors import WeftError
-from weft.report.formats import count, duration, significant, size
 from weft.runs.atomic import write_text
-from weft.runs.folder import to_json
+from weft.runs.folder import RunFolder, read_json, to_json
 from weft.studies.arm import Arm
 from weft.studies.arms import Arms
 from weft.studies.cells import Cell, State, costs, reason_of, score, state_of
 from weft.studies.comparing import compare
 from weft.studies.declaration import BY_THE_CLOCK, Study
 from weft.studies.estimates import FEWEST_SEEDS
-from weft.studies.folder import question_of
+from weft.studies.folder import StudyFolder, question_of
 from weft.studies.laws import fitted
+from weft.studies.markdown import report, series_report
+from weft.studies.page import series_page, study_page
 from weft.studies.scores import CorpusScores, ItemScores
+from weft.studies.sentences import verdicts
+from weft.studies.tables import csv_table, latex_table
 
 FORMAT = 1
+MACHINE = ("system", "processor", "cores", "memory_gib", "device", "precision", "threads")
+DATA = ("source", "fingerprint", "documents", "tokenizer", "train", "validation", "warnings")
 
 
 def findings(
@@ -42,6 +47,8 @@ def findings(
     except WeftError as error:
         problem = f"untested: {error}"
     spent = {name: _clock(name, cells, store) for name in means.arms}
+    reused = set(StudyFolder(store.parent, study.name).declared().get("reused", ()))
+    manifests = [RunFolder(store / cell.name).manifest() for cell in cells if RunFolder.is_run(store / cell.name)]
     return _plain(
         {
             "format": FORMAT,
@@ -55,7 +62,9 @@ def findings(
             "comparisons": told,
             "problem": problem,
             "law": _law(study, arms, means),
-            "cells": [_cell(cell, store) for cell in cells],
+            "cells": [_cell(cell, store) | ({"reused": True} if cell.name in reused else {}) for cell in cells],
+            "machine": merged([_chosen(one, "machine", MACHINE) | _versions(one) for one in manifests]),
+            "data": merged([_chosen(one, "data", DATA) for one in manifests]),
             "clock": spent,
         }
     )
@@ -144,7 +153,35 @@ def _cell(cell: Cell, store: Path) -> dict[str, Any]:
     folder = store / cell.name
     state = state_of(folder)
     told = {"arm": cell.arm, "seed": cell.seed, "folder": f"cells/{cell.name}", "state": str(state)}
+    if not (folder / "recipe.yaml").is_file():
+        told["repeatable"] = False
     return told | ({"reason": reason_of(folder)} if state is State.failed else {})
+
+
+def _chosen(manifest: Mapping[str, Any], section: str, names: Sequence[str]) -> dict[str, Any]:
+    known = manifest.get(section, {})
+    return {name: known[name] for name in names if name in known}
+
+
+def _versions(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return {"versions": manifest["versions"]} if "versions" in manifest else {}
+
+
+def merged(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What all of them say, said once; where they differ, each value once, in a list."""
+    result: dict[str, Any] = {}
+    for name in dict.fromkeys(name for one in found for name in one):
+        values: list[Any] = []
+        for one in found:
+            value = one.get(name, "unknown")
+            values += [] if value in values else [value]
+        if all(isinstance(value, Mapping) for value in values):
+            result[name] = merged(values)
+        elif len(values) == 1 and isinstance(values[0], list):
+            result[name] = "; ".join(map(str, values[0])) or "none"
+        else:
+            result[name] = values[0] if len(values) == 1 else [str(value) for value in values]
+    return result
 
 
 def _plain(value: Any) -> Any:
@@ -159,153 +196,55 @@ def _plain(value: Any) -> Any:
 
 
 def write_results(folder: Path, results: dict[str, Any]) -> list[str]:
-    """Write results.json and report.md, and return what a terminal should say."""
+    """Write results.json and all that shows it, and return what a terminal should say."""
     write_text(folder / "results.json", to_json(results))
-    write_text(folder / "report.md", report(results))
+    page = write_pages(folder, results)
     failed = sum(cell["state"] == "failed" for cell in results["cells"])
     said = [f"{failed} of {len(results['cells'])} cells failed"] * bool(failed)
-    return ["", *verdicts(results), *said, f"report: {folder / 'report.md'}"]
+    return ["", *verdicts(results), *said, f"report: {page}"]
 
 
-def verdicts(results: Mapping[str, Any]) -> list[str]:
-    """One sentence for each arm."""
-    if results["problem"]:
-        return [results["problem"]]
-    metric = results["question"]["metric"]["name"]
-    return [
-        f"{one['arm']} against {one['baseline']}, {metric}: {one['verdict']['words']}" for one in results["comparisons"]
-    ]
+def write_pages(folder: Path, results: Mapping[str, Any] | None = None) -> Path:
+    """Write report.html, report.md, results.csv and results.tex of a study in this folder; returns where the page is.
 
-
-def report(results: Mapping[str, Any]) -> str:
-    """The page: question and verdict first."""
-    metric, baseline = results["question"]["metric"], results["question"]["baseline"]
-    margin = f"; differences below {metric['margin']:g} do not matter" if metric["margin"] else ""
-    equal = ", ".join(results["question"]["equal"]) or "nothing"
-    lines = [f"# {results['study']}", ""]
-    if results["quick"]:
-        lines += ["A quick look, not the study: fewer seeds, shorter runs.", ""]
-    lines += [
-        f"Which arm is better than `{baseline}` in `{metric['name']}` ({metric['better']} is better{margin})?"
-        f" Seeds {', '.join(map(str, results['seeds']))}; held equal: {equal}.",
-        "",
-        *(f"- {line}" for line in verdicts(results)),
-        "",
-        *_table(results),
-        *_arms(results),
-        *_statistics(results),
-        *_cells(results),
-        *_by_the_clock(results),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _rows(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    lines = [headers, ["---"] * len(headers), *rows]
-    return [f"| {' | '.join('' if cell is None else str(cell) for cell in line)} |" for line in lines] + [""]
-
-
-def _shown(value: float | None, digits: int = 4) -> str:
-    return "" if value is None else significant(value, digits)
-
-
-def _table(results: Mapping[str, Any]) -> list[str]:
-    """Quality beside cost; what no other arm beats in both is on the front."""
-    front = pareto(results)
-    effects = {one["arm"]: one for one in results["comparisons"]}
-    rows = []
-    for name, arm in results["arms"].items():
-        one = effects.get(name)
-        ends = one["interval"] if one and one["interval"]["low"] is not None else None
-        rows.append([
-            name, _shown(arm["mean"]), _shown(one["effect"], 3) if one else "",
-            f"{_shown(ends['low'], 3)} to {_shown(ends['high'], 3)}" if ends else "",
-            count(arm["parameters"]), "" if arm["tokens"] is None else count(arm["tokens"]),
-            _shown(arm["flops"], 3), "yes" if name in front else "",
-        ])  # fmt: skip
-    heads = ["arm", "mean", "difference", "95 % interval", "parameters", "tokens", "training FLOPs", "on the front"]
-    heads[3] = f"{100 * (1 - results['question']['metric']['alpha']):g} % interval"
-    return _rows(heads, rows)
-
-
-def pareto(results: Mapping[str, Any]) -> set[str]:
-    """Arms than which no other is at least as good for at most as many FLOPs, and better in one of the two."""
-    sign = 1 if results["question"]["metric"]["better"] == "lower" else -1
-    points = {
-        name: (sign * arm["mean"], arm["flops"])
-        for name, arm in results["arms"].items()
-        if arm["mean"] is not None and arm["flops"] is not None
+    The same results.json and cells give the same bytes. Raises WeftError where there are no results yet.
+    """
+    if results is None and (folder / "series.json").is_file():
+        return _write_series_pages(folder, read_json(folder / "series.json"))
+    results = _results_in(folder) if results is None else results
+    pages = {
+        "report.html": study_page(results, folder.parent / "cells"),
+        "report.md": report(results),
+        "results.csv": csv_table(results),
+        "results.tex": latex_table(results),
     }
-
-    def beaten(one: tuple[float, float]) -> bool:
-        return any(other[0] <= one[0] and other[1] <= one[1] and other != one for other in points.values())
-
-    return {name for name, point in points.items() if not beaten(point)}
+    for name, text in pages.items():
+        write_text(folder / name, text)
+    return folder / "report.html"
 
 
-def _arms(results: Mapping[str, Any]) -> list[str]:
-    """Every arm as what differs from the baseline."""
-    lines = ["## Arms", "", f"As differences from `{results['question']['baseline']}`.", ""]
-    for name, arm in results["arms"].items():
-        lines.append(f"- **{name}**: {'; '.join(f'`{one}`' for one in arm['differences']) or 'the baseline'}")
-        if arm["adjusted"]:
-            lines.append(f"  - adjusted, to be of equal size: `{arm['adjusted']}`")
-        if arm["undeclared"]:
-            lines.append(f"  - **not declared**: {'; '.join(f'`{one}`' for one in arm['undeclared'])}")
-        if swept := arm["swept"]:
-            end = ", at the end of what was tried: a wider sweep may find a better one" if swept["at_the_end"] else ""
-            chosen = f"{swept['value']}, chosen on the validation text with seeds of its own"
-            lines.append(f"  - its own `{swept['path']}`: {chosen}{end}")
-    if not any(arm["swept"] for arm in results["arms"].values()):
-        lines.append("- no arm got a learning rate of its own")
-    return [*lines, ""]
+def write_series(folder: Path, title: str, claim: str | None, settings: Mapping[str, Path]) -> list[str]:
+    """Write report.html and report.md of several settings of one question, each a study in a folder beside this one.
+
+    Returns what a terminal should say.
+    """
+    told = {"title": title, "claim": claim, "settings": {name: path.name for name, path in settings.items()}}
+    write_text(folder / "series.json", to_json(told))
+    return [f"report of all settings: {_write_series_pages(folder, told)}"]
 
 
-def _statistics(results: Mapping[str, Any]) -> list[str]:
-    """How each verdict came about."""
-    lines = ["## Statistics", ""]
-    for one in results["comparisons"]:
-        parts = [f"{one['method']}, {one['seeds']} seeds", f"p {_shown(one['p'], 2)}"]
-        parts.append(f"after Holm {_shown(one['p_holm'], 2)}")
-        if one["p_equivalence"] is not None:
-            parts.append(f"equivalence p {_shown(one['p_equivalence'], 2)}")
-        if one["correlation"] and one["correlation"]["value"] is not None:
-            parts.append(f"correlation of the arms over seeds {one['correlation']['value']:.2f}")
-        if one["on_this_test_set"]:
-            ends = one["on_this_test_set"]
-            parts.append(f"on this test set {_shown(ends['low'], 3)} to {_shown(ends['high'], 3)}")
-        if one["missing"]:
-            parts.append(f"without seeds {', '.join(map(str, one['missing']))}, where a cell failed")
-        lines.append(f"- {one['arm']}: {'; '.join(parts)}")
-    if len(results["looks"]) > 1:
-        seen = ", then ".join(str(len(look)) for look in results["looks"])
-        lines.append(
-            f"- Results were seen more than once ({seen} seeds): a second look errs more often than the level says"
-        )
-    return [*lines, ""]
+def _write_series_pages(folder: Path, told: Mapping[str, Any]) -> Path:
+    store = folder.parent / "cells"
+    parts = [(setting, _results_in(folder.parent / name), store) for setting, name in told["settings"].items()]
+    write_text(folder / "report.html", series_page(told["title"], told["claim"] or "", parts))
+    write_text(folder / "report.md", series_report(told["title"], told["claim"] or "", parts))
+    return folder / "report.html"
 
 
-def _cells(results: Mapping[str, Any]) -> list[str]:
-    """Each cell's score, or why there is none, and what repeats it."""
-    lines = ["## Cells", "", "Repeat one, beside the folder `cells`: `weft train FOLDER/recipe.yaml`", ""]
-    rows = []
-    for cell in results["cells"]:
-        place = results["seeds"].index(cell["seed"])
-        value = results["arms"][cell["arm"]]["scores"][place]
-        reached = f"failed: {cell['reason']}" if cell["state"] == "failed" else _shown(value)
-        rows.append([cell["arm"], cell["seed"], reached, f"`{cell['folder']}`"])
-    return [*lines, *_rows(["arm", "seed", results["question"]["metric"]["name"], "folder"], rows)]
-
-
-def _by_the_clock(results: Mapping[str, Any]) -> list[str]:
-    """What the machine said; no two runs of a study agree in it."""
-    rows = [
-        [
-            name,
-            duration(spent["seconds"]) if spent["seconds"] is not None else "",
-            count(round(spent["tokens_per_second"])) if spent["tokens_per_second"] is not None else "",
-            size(spent["peak_memory"]) if spent["peak_memory"] is not None else "",
-        ]
-        for name, spent in results["clock"].items()
-    ]
-    return ["## By the clock", "", *_rows(["arm", "time a cell", "tokens/s", "peak memory"], rows)]
+def _results_in(folder: Path) -> dict[str, Any]:
+    if not (folder / "results.json").is_file():
+        raise WeftError(f"{folder}: no study with results lies here (there is no results.json)")
+    results = read_json(folder / "results.json")
+    if results.get("format") != FORMAT or "cells" not in results:
+        raise WeftError(f"{folder}: the results there are none of a study of recipes in format {FORMAT}")
+    return results
