@@ -14,7 +14,7 @@ from weft.report.terminal import console as make_console
 from weft.studies.cells import Cell
 from weft.studies.donors import trained
 from weft.studies.folder import StudyFolder, held
-from weft.studies.outcome import findings, write_results
+from weft.studies.outcome import findings, write_results, write_series
 from weft.studies.running import Runner
 from weft.studies.session import Session, open_studies
 from weft.studies.sweeps import swept
@@ -100,4 +100,7 @@ def _together(where: Path, sessions: Sequence[Session], reports: Sequence[Report
     first = sessions[0]
     name = f"{first.declared.series}-quick" if first.quick else first.declared.series
     folder = StudyFolder(where, name).path
+    places = {str(session.declared.setting): report.folder for session, report in zip(sessions, reports, strict=True)}
+    for line in write_series(folder, name, first.declared.claim, places):
+        say(console, line)
     return Report(folder, True, {}, tuple(reports))

@@ -33,6 +33,8 @@ class Declared:
     """which of the settings it is"""
     series: str = ""
     """what the study with settings is called"""
+    claim: str | None = None
+    """of the study with settings"""
 
     def written(self) -> dict[str, Any]:
         """The declaration as a file without other files would say it."""
@@ -78,7 +80,7 @@ def read_studies(source: str | Path | dict[str, Any], quick: bool = False) -> li
     for name in (whole.quick.settings if quick else ()) or settings:
         try:
             one = _declared(_within(raw, name), folder, named)
-            found.append(Declared(one.study, one.base, one.folder, named, name, str(raw["name"])))
+            found.append(Declared(one.study, one.base, one.folder, named, name, str(raw["name"]), whole.claim))
         except WeftError as error:
             problems += [f"settings.{name}: {line}" for line in str(error).splitlines()]
     if problems:
