@@ -102,7 +102,7 @@ def ran(results: Results) -> tuple[list[str], list[list[str]]]:
 def _passes(results: Results) -> list[Markup]:
     """A table for each pass."""
     heads, lines = rows(results)
-    found = []
+    found: list[Markup] = []
     for turn in results["passes"]:
         shown = [[line[0], *line[2:]] for line in lines if line[1] == turn]
         found.append(
