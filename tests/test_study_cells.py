@@ -23,7 +23,8 @@ from weft.runs.folder import RunFolder
 from weft.studies import running
 from weft.studies.cells import Cell, State, state_of
 from weft.studies.donors import stand_ins
-from weft.studies.engine import Report, study
+from weft.studies.engine import study
+from weft.studies.folder import Report
 from weft.studies.session import Session, open_studies
 
 POSITIONS = "model.decoder.positions"

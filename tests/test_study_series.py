@@ -16,7 +16,8 @@ from weft.errors import WeftError
 from weft.studies import CorpusScores, Question, compare
 from weft.studies.arms import resolve
 from weft.studies.donors import stand_ins
-from weft.studies.engine import Report, study
+from weft.studies.engine import study
+from weft.studies.folder import Report
 from weft.studies.laws import fitted
 from weft.studies.reading import bundled, read_studies
 from weft.studies.session import open_studies
@@ -250,10 +251,7 @@ QUICK = ("heads", "weight-decay")
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in bundled()]
 )
 def test_bundled_studies_run_quick(name: str, tmp_path: Path) -> None:
-    from weft.studies.timing import run_timing
-
-    options: dict[str, Any] = {"studies": tmp_path, "quick": True, "console": Console(file=io.StringIO())}
-    report = run_timing(name, **options) if name == "attention-kernels" else study(name, **options)
+    report = study(name, studies=tmp_path, quick=True, console=Console(file=io.StringIO()))
     assert report.finished
     assert (report.folder / "report.html").stat().st_size < 1_000_000
     assert report.table

@@ -21,7 +21,8 @@ from weft.studies import attention_ways, timed_block, timing
 from weft.studies.attention_ways import WAYS, Shape, Way, check_core, check_layer
 from weft.studies.engine import Report
 from weft.studies.folder import found_studies
-from weft.studies.timing import TimingStudy, blocks_of, bundled, named_timing, read_timing, run_timing
+from weft.studies.reading import read_studies
+from weft.studies.timing import TimingStudy, blocks_of, read_timing, run_timing
 from weft.studies.timing_outcome import UNTESTED, exponent, findings, times, verdict, write_results
 from weft.studies.timing_page import html, markdown
 
@@ -204,15 +205,12 @@ def test_a_bad_declaration_gets_one_clear_line(changed: dict[str, Any], line: st
 
 
 def test_the_bundled_study_is_found_by_its_name_and_by_its_key(tmp_path: Path) -> None:
-    assert list(bundled()) == ["attention-kernels"]
     study, _ = read_timing("attention-kernels")
     assert (study.name, study.repetitions, study.claim is not None) == ("attention-kernels", 1000, True)
     assert (study.quicker().name, study.quicker().blocks) == ("attention-kernels-quick", 3)
     (tmp_path / "mine.yaml").write_text(yaml.dump(SMALL), encoding="utf-8")
-    (tmp_path / "other.yaml").write_text("name: positions\nbase: demo\n", encoding="utf-8")
-    assert named_timing(str(tmp_path / "mine.yaml"))
-    assert not named_timing(str(tmp_path / "other.yaml"))
-    assert not named_timing("positions")
+    with pytest.raises(WeftError, match="is a study of time and trains nothing"):
+        read_studies("attention-kernels")
     assert read_timing(tmp_path / "mine.yaml")[0].name == "small"
 
 

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from weft.hub import load, save
     from weft.models.build import build
     from weft.models.config import ModelConfig
-    from weft.studies.engine import Report, study
+    from weft.studies.engine import study
+    from weft.studies.folder import Report
     from weft.training.recipe import Recipe
     from weft.training.run import Run, train
 
@@ -20,7 +21,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ModelConfig": "weft.models.config",
     "Recipe": "weft.training.recipe",
-    "Report": "weft.studies.engine",
+    "Report": "weft.studies.folder",
     "Run": "weft.training.run",
     "WeftError": "weft.errors",
     "build": "weft.models.build",

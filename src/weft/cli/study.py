@@ -33,13 +33,10 @@ def run(
     """
     from weft.report.terminal import console
     from weft.studies.engine import study as carry_out
-    from weft.studies.timing import named_timing, run_timing
 
-    shown = console(stderr=as_json)
-    if named_timing(study):
-        report = run_timing(study, studies=studies, quick=quick, threads=threads, console=shown)
-    else:
-        report = carry_out(study, studies=studies, quick=quick, jobs=jobs, threads=threads, retry=retry, console=shown)
+    report = carry_out(
+        study, studies=studies, quick=quick, jobs=jobs, threads=threads, retry=retry, console=console(stderr=as_json)
+    )
     if as_json:
         typer.echo(json.dumps({"folder": str(report.folder), "finished": report.finished, **report.results}))
     if not report.finished:

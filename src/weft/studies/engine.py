@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +12,13 @@ from rich.console import Console
 from weft.report.terminal import console as make_console
 from weft.studies.cells import Cell
 from weft.studies.donors import trained
-from weft.studies.folder import StudyFolder, held
+from weft.studies.folder import Report, StudyFolder, held
 from weft.studies.outcome import findings, write_results, write_series
+from weft.studies.reading import is_timing, read_raw
 from weft.studies.running import Runner
 from weft.studies.session import Session, open_studies
 from weft.studies.sweeps import swept
 from weft.training.progress import say
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a study found, or how far it came; `settings`: the same of each of its settings, where it has some."""
-
-    folder: Path
-    finished: bool
-    results: dict[str, Any]
-    settings: tuple[Report, ...] = ()
-
-    @property
-    def table(self) -> list[dict[str, Any]]:
-        """One mapping for each comparison with the baseline: arm, effect, interval, p, verdict and words."""
-        rows = list(self.results.get("comparisons", ()))
-        return rows + [{"setting": one.results["setting"], **row} for one in self.settings for row in one.table]
 
 
 def study(
@@ -54,6 +38,10 @@ def study(
     Raises WeftError, with nothing run, when something is wrong with what was asked.
     """
     console = console or make_console()
+    if is_timing(source if isinstance(source, dict) else read_raw(source)[0]):
+        from weft.studies.timing import run_timing
+
+        return run_timing(source, studies=studies, quick=quick, threads=threads, isolated=isolated, console=console)
     where = Path(studies)
     store = where / "cells"
     with held(store):

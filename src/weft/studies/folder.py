@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,22 @@ from weft.runs.atomic import disk_errors, write_text
 from weft.runs.folder import read_json, to_json
 from weft.studies.cells import State, state_of
 from weft.studies.declaration import Study
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a study found, or how far it came; `settings`: the same of each of its settings, where it has some."""
+
+    folder: Path
+    finished: bool
+    results: dict[str, Any]
+    settings: tuple[Report, ...] = ()
+
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        """One mapping for each comparison with the baseline: arm, effect, interval, p, verdict and words."""
+        rows = list(self.results.get("comparisons", ()))
+        return rows + [{"setting": one.results["setting"], **row} for one in self.settings for row in one.table]
 
 
 class StudyFolder:

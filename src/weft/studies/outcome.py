@@ -27,6 +27,7 @@ from weft.studies.page import series_page, study_page
 from weft.studies.scores import CorpusScores, ItemScores
 from weft.studies.sentences import verdicts
 from weft.studies.tables import csv_table, latex_table
+from weft.studies.timing_outcome import write_pages as write_timing_pages
 
 FORMAT = 1
 MACHINE = ("system", "processor", "cores", "memory_gib", "device", "precision", "threads")
@@ -211,6 +212,8 @@ def write_pages(folder: Path, results: Mapping[str, Any] | None = None) -> Path:
     """
     if results is None and (folder / "series.json").is_file():
         return _write_series_pages(folder, read_json(folder / "series.json"))
+    if results is None and "passes" in (kept := _results_in(folder)):
+        return write_timing_pages(folder, kept)
     results = _results_in(folder) if results is None else results
     pages = {
         "report.html": study_page(results, folder.parent / "cells"),
@@ -245,6 +248,6 @@ def _results_in(folder: Path) -> dict[str, Any]:
     if not (folder / "results.json").is_file():
         raise WeftError(f"{folder}: no study with results lies here (there is no results.json)")
     results = read_json(folder / "results.json")
-    if results.get("format") != FORMAT or "cells" not in results:
-        raise WeftError(f"{folder}: the results there are none of a study of recipes in format {FORMAT}")
+    if results.get("format") != FORMAT:
+        raise WeftError(f"{folder}: the results there are not in format {FORMAT}, which this weft reads")
     return results

@@ -65,6 +65,11 @@ def read_raw(source: str | Path) -> tuple[dict[str, Any], Path]:
     raise WeftError(f"{unknown_name('study', str(source), bundled())}; or name a .yaml file")
 
 
+def is_timing(raw: Mapping[str, Any]) -> bool:
+    """Whether a declaration as written is that of a study of time, which trains nothing."""
+    return "times" in raw
+
+
 def read_studies(source: str | Path | dict[str, Any], quick: bool = False) -> list[Declared]:
     """The checked study, or each of its settings as a study; of a quick look those that it names.
 
@@ -72,6 +77,8 @@ def read_studies(source: str | Path | dict[str, Any], quick: bool = False) -> li
     """
     raw, folder = (dict(source), Path()) if isinstance(source, dict) else read_raw(source)
     named = "{...}" if isinstance(source, dict) else str(source)
+    if is_timing(raw):
+        raise WeftError(f"{named}: is a study of time and trains nothing: it can be run (weft study run), and is quick")
     settings = raw.get("settings")
     if not settings:
         return [_declared(raw, folder, named)]

@@ -11,7 +11,6 @@ import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,16 +18,16 @@ from pydantic import Field, PositiveInt, field_validator
 from rich.console import Console
 from rich.live import Live
 
-from weft.config import Section, load, semantic, unknown_name, yaml
+from weft.config import Section, load, semantic, unknown_name
 from weft.device import available_cores
 from weft.errors import ConfigError, WeftError
 from weft.report.formats import duration, rate
 from weft.report.terminal import console as make_console
 from weft.runs import fingerprints
 from weft.studies.cells import State, state_of
-from weft.studies.engine import Report
-from weft.studies.folder import StudyFolder, held
+from weft.studies.folder import Report, StudyFolder, held
 from weft.studies.processes import nameless_main
+from weft.studies.reading import read_raw
 from weft.training.interrupts import Interrupts
 from weft.training.progress import say
 from weft.training.recipe import FolderName
@@ -189,38 +188,12 @@ class Block:
         return self.key[:16]
 
 
-def bundled() -> dict[str, str]:
-    """The bundled timing studies: name and text."""
-    folder = resources.files("weft.studies") / "bundled"
-    found = sorted((item.name.removesuffix(".yaml"), item.read_text(encoding="utf-8")) for item in folder.iterdir()
-                   if item.name.endswith(".yaml"))  # fmt: skip
-    return {name: text for name, text in found if is_timing(yaml.parse(text, name))}
-
-
-def is_timing(raw: Any) -> bool:
-    """Whether a declaration as written is that of a timing study."""
-    return isinstance(raw, Mapping) and "times" in raw
-
-
-def named_timing(source: str) -> bool:
-    """Whether a name or a file is that of a timing study; a file that cannot be read is not."""
-    path = Path(source)
-    try:
-        return is_timing(yaml.read(path)) if path.is_file() else source in bundled()
-    except WeftError:
-        return False
-
-
 def read_timing(source: str | Path | dict[str, Any]) -> tuple[TimingStudy, dict[str, Any]]:
     """The checked study and its declaration as written: a mapping, a file, or a bundled one's name.
 
     Raises ConfigError with every problem, a line each.
     """
-    if isinstance(source, dict):
-        raw = source
-    else:
-        known = {} if Path(source).is_file() else bundled()
-        raw = dict(yaml.parse(known[str(source)], str(source))) if str(source) in known else yaml.read(Path(source))
+    raw = source if isinstance(source, dict) else read_raw(source)[0]
     study = load(TimingStudy, raw)
     if problems := study.problems():
         raise ConfigError(problems)

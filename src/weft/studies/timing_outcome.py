@@ -261,12 +261,20 @@ def busy(results: Mapping[str, Any]) -> str:
 def write_results(folder: Path, results: dict[str, Any]) -> list[str]:
     """Write results.json, report.md and report.html, and return what a terminal should say."""
     from weft.report.terminal import table
-    from weft.studies.timing_page import SPREAD, html, markdown, rows
+    from weft.studies.timing_page import SPREAD, rows
 
     write_text(folder / "results.json", to_json(results))
-    write_text(folder / "report.md", markdown(results))
-    write_text(folder / "report.html", html(results))
+    page = write_pages(folder, results)
     heads, lines = rows(results)
     shown = [[cell for i, cell in enumerate(line) if i != SPREAD] for line in (heads, *lines)]
     warning = [busy(results)] if busy(results) else []
-    return ["", verdict(results), *warning, "", table(shown[0], shown[1:]), "", f"report: {folder / 'report.html'}"]
+    return ["", verdict(results), *warning, "", table(shown[0], shown[1:]), "", f"report: {page}"]
+
+
+def write_pages(folder: Path, results: Mapping[str, Any]) -> Path:
+    """Write report.md and report.html; the same results give the same bytes. Returns where the page is."""
+    from weft.studies.timing_page import html, markdown
+
+    write_text(folder / "report.md", markdown(results))
+    write_text(folder / "report.html", html(results))
+    return folder / "report.html"
