@@ -114,12 +114,12 @@ def test_accuracy_is_compared_example_by_example(tmp_path: Path) -> None:
         (folder / "predictions").mkdir(parents=True)
         (folder / "manifest.json").write_text('{"status": "finished"}', encoding="utf-8")
         (folder / "resolved.yaml").write_text("{}", encoding="utf-8")
-        lines = [json.dumps({"id": str(i), "label": "1", "predicted": digit}) for i, digit in enumerate(digits)]
+        lines = [json.dumps({"id": str(i), "label": "1", "predicted": digit}) for i, digit in enumerate(5 * digits)]
         (folder / "predictions/validation.jsonl").write_text("\n".join(lines), encoding="utf-8")
     raw = {"name": "x", "base": "demo", "arms": {"a": {}, "b": {"model.d_model": 64}}, "seeds": 3}
     study = read_studies({**raw, "metric": {"name": "validation/accuracy", "better": "higher"}})[0].study
     scores = scores_of(study, cells, tmp_path)
     assert isinstance(scores, ItemScores)
-    assert scores.values_ASI[0].tolist() == [[1, 1, 0, 1], [1, 0, 0, 1], [1, 1, 1, 1]]
-    assert scores.values_ASI[1, 2].tolist() == [0, 1, 0, 1]
+    assert scores.values_ASI[0].tolist() == [5 * [1, 1, 0, 1], 5 * [1, 0, 0, 1], 5 * [1, 1, 1, 1]]
+    assert scores.values_ASI[1, 2].tolist() == 5 * [0, 1, 0, 1]
     assert np.isnan(scores.values_ASI[1, 1]).all()

@@ -13,6 +13,7 @@ import tiny
 from rich.console import Console
 
 from weft.errors import WeftError
+from weft.runs.folder import RunFolder
 from weft.studies import CorpusScores, Question, compare
 from weft.studies.arms import resolve
 from weft.studies.donors import stand_ins
@@ -212,6 +213,22 @@ def test_an_arm_may_sweep_values_of_its_own(base: dict[str, Any], tmp_path: Path
     assert "5 cells: 5 new" in said
     assert report.results["arms"]["sgd"]["swept"]["value"] in (0.1, 0.3, 1.0)
     assert report.results["arms"]["adamw"]["swept"]["value"] in (0.001, 0.01)
+
+
+def test_the_loss_of_a_token_is_compared_document_by_document(tmp_path: Path) -> None:
+    recipe = tiny.recipe(tiny.text(tmp_path, documents=300))
+    recipe["train"] |= {"budget": "4 steps", "evaluate_every": 4, "sample_tokens": 0}
+    what = declared(recipe, metric={"name": "validation/loss", "better": "lower"}, seeds=3)
+    results = run(what, tmp_path)[0].results
+    assert results["items"] > 20
+    folder = tmp_path / "studies" / results["cells"][0]["folder"]
+    nats = [json.loads(line)["nats"] for line in (folder / "predictions/validation.jsonl").open(encoding="utf-8")]
+    assert len(nats) == results["items"]
+    assert "crossed variance of 3 seeds and" in results["comparisons"][0]["method"]
+    logged = RunFolder(folder).log.last("validation")
+    assert logged is not None
+    cell = results["cells"][0]
+    assert results["arms"][cell["arm"]]["scores"][0] == pytest.approx(logged["values"]["loss"], rel=1e-12)
 
 
 def test_rows_may_be_shorter_than_what_is_validated(base: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -89,17 +89,18 @@ def _law(study: Study, arms: Arms, means: CorpusScores) -> dict[str, Any] | None
 
 
 def scores_of(study: Study, cells: Sequence[Cell], store: Path) -> CorpusScores | ItemScores:
-    """The metric of every cell; of every example where examples are right or wrong, and seeds are enough for that."""
+    """The metric of every cell; of every example where runs wrote that down, and seeds and examples are enough."""
     names, seeds = study.arm_names, study.seed_list
     by_place = {(cell.arm, cell.seed): store / cell.name for cell in cells}
     finished = {place: folder for place, folder in by_place.items() if state_of(folder) is State.finished}
-    if study.metric.name == "validation/accuracy" and len(seeds) >= FEWEST_SEEDS and finished:
-        right = {place: _right(folder) for place, folder in finished.items()}
-        ids = set(map(tuple, right.values()))
-        if len(ids) == 1:
-            n_items = len(next(iter(ids)))
+    by_example = BY_EXAMPLE.get(study.metric.name)
+    if by_example is not None and len(seeds) >= FEWEST_SEEDS and finished:
+        told = {place: by_example(folder) for place, folder in finished.items()}
+        ids = set(map(tuple, told.values()))
+        n_items = len(next(iter(ids)))
+        if len(ids) == 1 and n_items >= FEWEST_EXAMPLES:
             nothing = [math.nan] * n_items
-            tables = [[list(right[arm, s].values()) if (arm, s) in right else nothing for s in seeds] for arm in names]
+            tables = [[list(told[arm, s].values()) if (arm, s) in told else nothing for s in seeds] for arm in names]
             return ItemScores(names, seeds, np.array(tables))
     reached = {place: score(folder, study.metric.name) for place, folder in finished.items()}
     rows = [[reached.get((arm, seed), math.nan) for seed in seeds] for arm in names]
@@ -112,11 +113,29 @@ def measured(study: Study, results: Mapping[str, Any], store: Path) -> CorpusSco
     return scores_of(study.model_copy(update={"seeds": tuple(results["seeds"])}), cells, store)
 
 
-def _right(folder: Path) -> dict[str, float]:
-    """Which examples of the validation text a run got right, by id."""
+def _examples(folder: Path) -> list[dict[str, Any]]:
+    """What a run wrote down of each example (or document) of the validation text."""
     lines = (folder / "predictions" / "validation.jsonl").read_text(encoding="utf-8").splitlines()
-    examples = [json.loads(line) for line in lines]
-    return {example["id"]: float(example["label"] == example["predicted"]) for example in examples}
+    return [json.loads(line) for line in lines]
+
+
+def _right(folder: Path) -> dict[str, float]:
+    """Which examples a run got right, by id."""
+    return {one["id"]: float(one["label"] == one["predicted"]) for one in _examples(folder)}
+
+
+def _nats(folder: Path) -> dict[str, float]:
+    """What each document or example adds to the loss of a token, by id, scaled so that the mean is the loss itself."""
+    nats = {one["id"]: one["nats"] for one in _examples(folder) if "nats" in one}
+    total = sum(nats.values())
+    scale = score(folder, "validation/loss") * len(nats) / total if total else math.nan
+    return {name: value * scale for name, value in nats.items()}
+
+
+BY_EXAMPLE: dict[str, Callable[[Path], dict[str, float]]] = {"validation/accuracy": _right, "validation/loss": _nats}
+"""Metrics that are means over examples: each example's part in it."""
+FEWEST_EXAMPLES = 20
+"""Examples below which nothing is said of others like them."""
 
 
 def _arm(arm: Arm, values: Sequence[float]) -> dict[str, Any]:
