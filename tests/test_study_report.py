@@ -286,6 +286,7 @@ def test_a_ladder_is_compared_step_by_step(done: tuple[Path, dict[str, Any]]) ->
     assert "rotary is better than the arm before" in page.text("h1")
     picture = intervals(Told(results, done[0].parent / "cells"))
     assert picture is not None
+    assert picture.effects[1].name == "alibi − rotary"
     assert picture.effects[1].points == pytest.approx([0.11, 0.08, 0.12])
     assert "What differs from the arm before" in page.text("h2")
 

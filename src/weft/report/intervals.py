@@ -133,7 +133,9 @@ def _scale(frame: _Frame, chart: IntervalChart, foot: float) -> Markup:
     parts.append(tag("text", name, x=zero, y=14, class_="tick middle"))
     parts.append(tag("text", f"← {words[0]}", x=zero - 10, y=32, class_="tick end"))
     parts.append(tag("text", f"{words[1]} →", x=zero + 10, y=32, class_="tick"))
-    axis = shorten(chart.axis, frame.width - 12)
+    room = frame.width - 20 if frame.narrow else frame.left + frame.span
+    fits = text_width(chart.axis) <= room  # else its unit stands in the subtitle alone
+    axis = chart.axis if fits else shorten(chart.axis.partition(",")[0], room)
     parts.append(tag("text", axis, x=float(frame.width) - (10 if frame.narrow else frame.right), y=foot + 42,
                      class_="axis-name end"))  # fmt: skip
     return tag("g", join(parts), class_="scale")

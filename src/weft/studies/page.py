@@ -37,6 +37,7 @@ from weft.studies.sentences import (
     pareto,
     question,
     reuse,
+    row_name,
     shown,
     statistics,
     summary,
@@ -150,13 +151,15 @@ def _found(told: Told) -> list[Markup]:
     found = told.results["comparisons"]
     listed = tag("dl", join((_verdict(told, one) for one in found), "\n"), class_="facts verdicts")
     parts = [_intervals(told), listed if len(found) > 1 else ""]
-    parts += [tag("p", _words(note), class_="caption") for note in (law(told.results), unit_note(told.results)) if note]
+    fitted, note = law(told.results), unit_note(told.results)
+    parts += [tag("p", _words(fitted), class_="law")] if fitted else []
+    parts += [tag("p", _words(note), class_="caption")] if note else []
     return [part for part in parts if isinstance(part, Markup)]
 
 
 def _verdict(told: Told, one: Mapping[str, Any]) -> Markup:
     """One arm's sentence, with why its cells failed where some did."""
-    name = tag("span", one["arm"], class_=f"c-{told.color(one['arm'])}")
+    name = tag("span", row_name(one, told.results), class_=f"c-{told.color(one['arm'])}")
     failed = failures(told.results, one["arm"])
     return tag(
         "div", tag("dt", name), tag("dd", _words(one["verdict"]["words"]), tag("small", failed) if failed else "")
@@ -197,7 +200,7 @@ def _parts(told: Told) -> list[Part]:
     """All sections but those of the clock and the raw material, by how often they are wanted."""
     before = "the arm before" if told.results["question"].get("ladder") else "the baseline"
     parts = [
-        ("How they learned", [*_curves(validation(told)), *_curves(training(told))]),
+        ("How they learned", _curves(told)),
         ("What it cost", _costs(told)),
         ("The figures", [_table(told)]),
         (f"What differs from {before}", [_differences(told)]),
@@ -207,12 +210,20 @@ def _parts(told: Told) -> list[Part]:
     return [(title, content) for title, content in parts if any(content)]
 
 
-def _curves(charts: Sequence[Chart]) -> list[Markup]:
+def _curves(told: Told) -> list[Markup]:
+    """Validation and training; of several settings on one page each once, small and side by side."""
+    found = [charts for charts in (validation(told), training(told)) if charts]
+    if told.order and all(len(charts) == 1 for charts in found):
+        return [_grid([figure(charts[0], half=True) for charts in found])]
+    return [_curve(charts) for charts in found]
+
+
+def _curve(charts: Sequence[Chart]) -> Markup:
     """One picture, or a heading and a small picture an arm."""
-    if len(charts) < 2:
-        return [figure(chart) for chart in charts]
     head, *small = charts
-    return [drawing(head.title, head.subtitle, [_grid([figure(chart, half=True) for chart in small])], head.caption)]
+    if not small:
+        return figure(head)
+    return drawing(head.title, head.subtitle, [_grid([figure(chart, half=True) for chart in small])], head.caption)
 
 
 def _grid(figures: Sequence[Markup]) -> Markup:

@@ -29,12 +29,13 @@ from weft.studies.sentences import (
     metric_of,
     metric_words,
     pareto,
+    row_name,
     short_verdict,
 )
 from weft.training.record import Curve, Run, curve_of
 
-MOST_PLACES = 150
-"""Of a curve that is drawn as a mean of runs."""
+MOST_PLACES, MOST_OF_ONE = 100, 50
+"""Of a curve that is drawn as a mean of runs, and of each of the runs behind it."""
 MOST_LINES = 7
 """Arms in one picture; more are drawn in a picture each, beside the baseline."""
 CURVES = ("bits_per_byte", "accuracy", "loss")
@@ -124,7 +125,7 @@ def intervals(told: Told) -> IntervalChart | None:
         within = one["on_this_test_set"]
         effects.append(
             Effect(
-                one["arm"], told.color(one["arm"]), one["effect"],
+                row_name(one, results), told.color(one["arm"]), one["effect"],
                 (one["interval"]["low"], one["interval"]["high"]) if known else None,
                 short_verdict(one, results), ends(one) if known else "",
                 (within["low"], within["high"]) if within and within["low"] is not None else None,
@@ -201,7 +202,8 @@ def mean_line(told: Told, arm: str, pick: Callable[[Run], Curve]) -> Series | No
     level = 1 - told.results["question"]["metric"]["alpha"]
     ends = [(x, between(values, level)) for x, values in zip(places, columns, strict=True)]
     band = [(x, *found) for x, found in ends if found]
-    single: list[list[Point]] = [[(x, run[x]) for x in places] for run in runs] if len(runs) > 1 else []
+    few = sorted({*places[:: math.ceil(len(places) / MOST_OF_ONE)], places[-1]})
+    single: list[list[Point]] = [[(x, run[x]) for x in few] for run in runs] if len(runs) > 1 else []
     return Series(arm, means, told.color(arm), "dashed" if told.again(arm) else "line", "", band, single)
 
 

@@ -50,6 +50,11 @@ def against(results: Results) -> str:
     return called(str(results["question"]["baseline"]))
 
 
+def row_name(one: Mapping[str, Any], results: Results) -> str:
+    """A comparison's name in a picture or list: the arm, and where it varies what it is compared with."""
+    return f"{one['arm']} − {one['baseline']}" if results["question"].get("ladder") else str(one["arm"])
+
+
 def unit_note(results: Results) -> str:
     """What a difference of this metric is counted in, where that is often taken for something else."""
     if str(results["question"]["metric"]["name"]).rpartition("/")[2] in SHARES:
@@ -215,6 +220,9 @@ def choices(results: Results) -> list[str]:
         said.insert(1, "Paired t over seeds where the arms' measured correlation is positive, else Welch's.")
     if results["question"]["metric"]["margin"] is None:
         said.append("No margin was declared, so no arm can be called equivalent.")
+    warnings = (results.get("data") or {}).get("warnings") or "none"
+    if warnings != "none":
+        said.append(f"Of the data: {'; '.join(warnings) if isinstance(warnings, list) else warnings}.")
     if len(results["looks"]) > 1:
         seen = ", then ".join(str(len(look)) for look in results["looks"])
         said.append(
