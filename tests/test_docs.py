@@ -49,7 +49,7 @@ def small_study(text: str) -> str:
     """The study, its quick look made small."""
     study = yaml.parse(text, "study.yaml")
     overrides = [Override.read(one) for one in small(study["base"])]
-    study["quick"]["set"] = {".".join(one.path): one.value for one in overrides}
+    study.setdefault("quick", {})["set"] = {".".join(one.path): one.value for one in overrides}
     return yaml.dump(study)
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from weft.errors import WeftError
 from weft.runs.folder import RunFolder
-from weft.studies import CorpusScores, Question, compare
+from weft.studies import CorpusScores, Question, compare, session
 from weft.studies.arms import resolve
 from weft.studies.donors import stand_ins
 from weft.studies.engine import study
@@ -156,6 +156,20 @@ def test_a_plan_makes_do_with_a_donor_of_one_step(base: dict[str, Any], tmp_path
     [place] = (path for path in (tmp_path / "b").iterdir() if path.is_dir())
     assert json.loads((place / "manifest.json").read_text(encoding="utf-8"))["budget"]["steps"] == 1
     assert not (tmp_path / "a").exists()
+
+
+def test_as_many_cells_at_a_time_as_the_memory_carries(
+    base: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lanes() -> session.Lanes:
+        found = open_studies(declared(base), tmp_path, False, 4, 1, Console(quiet=True), stand_ins(tmp_path))
+        assert found is not None
+        return found[0].lanes
+
+    assert lanes().jobs == 4
+    monkeypatch.setattr(session, "LARGE", 0)
+    monkeypatch.setattr(session, "about", lambda: {"memory_gib": 2.5 * session.PROCESS / 0.8 / 2**30})
+    assert (lanes().jobs, "2 cells at a time, as memory for 4 is not there" in lanes().why) == (2, True)
 
 
 def test_arms_on_a_ladder_are_compared_with_the_one_before(base: dict[str, Any]) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
-from weft.device import available_cores
+from weft.device import about, available_cores
 from weft.errors import WeftError
+from weft.models.cost import UnknownMemoryError, training_memory
 from weft.studies.arms import Arms, resolve
 from weft.studies.cells import Cell, cell_of
 from weft.studies.declaration import Study
@@ -17,6 +18,11 @@ from weft.studies.donors import Maker, donated, told
 from weft.studies.folder import StudyFolder
 from weft.studies.reading import Declared, read_studies
 from weft.training.progress import say
+
+LARGE = 10_000_000
+"""Parameters from which it is worth knowing beforehand how much memory a cell takes."""
+PROCESS = 400_000_000
+"""Bytes that a process takes beside its tensors."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +118,26 @@ def _lanes(study: Study, arms: Arms, folder: StudyFolder, jobs: int | None, thre
     if given is None:
         given = cores if one else max(1, cores // (jobs or min(cores, n_cells)))
     count = 1 if one else jobs or max(1, cores // given)
+    fit = count if one else _fitting(arms, count)
     if study.alone and (jobs or 1) > 1:
         raise WeftError(f"--jobs {jobs}: {study.name} measures time, so its cells run one at a time")
     reason = f"on {cores} cores" if device == "cpu" else f"on {device}"
     alone = ", one at a time: time is measured" if study.alone else ""
-    many = f"{count} cell{'s' * (count > 1)} at a time{alone}"
-    return Lanes(count, given, f"{many}, {given} thread{'s' * (given > 1)} each, {reason}")
+    full = f", as memory for {count} is not there" if fit < count else ""
+    many = f"{fit} cell{'s' * (fit > 1)} at a time{alone}{full}"
+    return Lanes(fit, given, f"{many}, {given} thread{'s' * (given > 1)} each, {reason}")
+
+
+def _fitting(arms: Arms, wanted: int) -> int:
+    """How many cells at a time fit in four fifths of the memory, as far as large models are concerned."""
+    largest = max(arms.arms, key=lambda arm: arm.parameters)
+    memory = about()["memory_gib"]
+    if wanted == 1 or memory is None or largest.parameters < LARGE:
+        return wanted
+    recipe = largest.bound
+    rows = recipe.train.micro_batch or max(1, recipe.train.batch_tokens // recipe.row_length)
+    try:
+        need = training_memory(recipe.model, rows, recipe.row_length).peak + PROCESS
+    except UnknownMemoryError:
+        return wanted
+    return max(1, min(wanted, int(0.8 * memory * 2**30 / need)))
