@@ -20,6 +20,8 @@ from weft.studies.processes import end_with_parent, nameless_main
 
 _REFUSED = 3
 """Exit code where the fault is not the cell's own; the last line of its log says what it is."""
+_LOST = 255
+"""What multiprocessing says where the server that forks was ended from outside: nobody knows, and the cell may go on."""
 
 
 class Workers:
@@ -58,7 +60,7 @@ class Workers:
             process.join()
             if process.exitcode == _REFUSED:
                 raise WeftError(_last_line(log_of(self.store, cell)))
-            if process.exitcode and state_of(self.store / cell.name) in (State.new, State.part):
+            if process.exitcode not in (0, _LOST) and state_of(self.store / cell.name) in (State.new, State.part):
                 fail(self.store / cell.name, _ending(process.exitcode, log_of(self.store, cell)))
             found.append(cell)
         return found
