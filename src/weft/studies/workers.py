@@ -21,7 +21,7 @@ from weft.studies.processes import end_with_parent, nameless_main
 _REFUSED = 3
 """Exit code where the fault is not the cell's own; the last line of its log says what it is."""
 _LOST = 255
-"""What multiprocessing says where the server that forks was ended from outside: nobody knows, and the cell may go on."""
+"""What multiprocessing says where the server that forks was ended from outside: the cell may go on."""
 
 
 class Workers:
