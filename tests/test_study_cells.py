@@ -19,13 +19,15 @@ from rich.console import Console
 import weft
 from weft.config import yaml
 from weft.errors import WeftError
+from weft.report.formats import significant
 from weft.runs.folder import RunFolder
 from weft.studies import running
-from weft.studies.cells import Cell, State, state_of
+from weft.studies.cells import Cell, State, score, state_of
 from weft.studies.donors import stand_ins
 from weft.studies.engine import study
 from weft.studies.folder import Report
 from weft.studies.session import Session, open_studies
+from weft.studies.watching import Watch
 
 POSITIONS = "model.decoder.positions"
 FUTURE = "from __future__ import annotations"
@@ -338,3 +340,33 @@ def test_a_donor_is_known_by_what_it_is_and_what_is_frozen_costs_less(tmp_path: 
         assert keys[-1] == [cell.key for cell in cells(donor)], "where it lies"
     changed = [first != second for first, second in zip(*keys, strict=True)]
     assert changed == [cell.arm == "copied" for cell in cells(place)]
+
+
+def test_on_a_terminal_a_table_moves_while_cells_run(done: tuple[Path, str], tmp_path: Path) -> None:
+    store = done[0] / "studies/cells"
+    cells = opened(declared(done[0]), done[0] / "studies").cells()
+    running = Cell("rotary", 7, "0" * 64, {}, "")
+    half = tmp_path / running.name
+    shutil.copytree(store / cells[0].name, half)
+    RunFolder(half).update_manifest(status="running", budget={"steps": 8, "tokens": 8})
+    for cell in cells:
+        (tmp_path / cell.name).symlink_to(store / cell.name)
+    said = io.StringIO()
+    metric = "validation/bits_per_byte"
+    with Watch(Console(file=said, force_terminal=True, width=100), [*cells, running], tmp_path, metric, 1) as watch:
+        watch.update([running])
+        watch.live.refresh()  # type: ignore[union-attr]
+    shown = said.getvalue()
+    assert metric in shown
+    assert all(name in shown for name in ("learned", "rotary", "seed 0", "seed 7"))
+    assert "50 %" in shown
+    assert significant(score(store / cells[0].name, metric), 4) in shown
+
+
+def test_time_can_be_the_metric(done: tuple[Path, str], copied: Path) -> None:
+    cost = {"name": "cost/seconds", "better": "lower"}
+    report, said = run(declared(done[0], name="cost", metric=cost), copied)
+    assert "one at a time: time is measured" in said
+    seconds = [value for arm in report.results["arms"].values() for value in arm["scores"]]
+    assert all(value > 0 for value in seconds)
+    assert report.table[0]["verdict"]["kind"] in ("better", "worse", "undecided")

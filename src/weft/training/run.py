@@ -372,7 +372,7 @@ class Runner:
             self._log("validation", {**result.values(), "final": True})
         self.folder.log.sync()
         write_predictions(self.folder.path / "predictions", result, self.prepared.data.validation)
-        seconds = round(time.monotonic() - self.began, 1)
+        seconds = round(time.monotonic() - self.began, 3)
         self.folder.update_manifest(status="finished", seconds=seconds, **transferred)
         write_report([self.folder.path])
         self._say_end(result)
