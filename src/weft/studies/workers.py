@@ -60,7 +60,11 @@ class Workers:
             process.join()
             if process.exitcode == _REFUSED:
                 raise WeftError(_last_line(log_of(self.store, cell)))
-            if process.exitcode not in (0, _LOST) and state_of(self.store / cell.name) in (State.new, State.part):
+            if (
+                process.exitcode
+                and process.exitcode != _LOST
+                and state_of(self.store / cell.name) in (State.new, State.part)
+            ):
                 fail(self.store / cell.name, _ending(process.exitcode, log_of(self.store, cell)))
             found.append(cell)
         return found
