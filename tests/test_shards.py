@@ -119,6 +119,23 @@ def test_the_tail_is_exactly_the_last_tenth(tmp_path: Path) -> None:
     assert any("hash splits between documents" in note and "tail" in note for note in asked.report["warnings"])
 
 
+def test_a_share_of_the_training_text_is_part_of_a_larger_one(tmp_path: Path) -> None:
+    source = tmp_path / "many.jsonl"
+    source.write_text("".join(f'{{"body": "text number {i}"}}\n' for i in range(400)), encoding="utf-8")
+    options = ["source.text=body", "tokenizer=bytes"]
+    whole, half, tenth = (prepared(source, *options, f"share={share}") for share in (1, 0.5, 0.1))
+    assert set(tenth.train.ids) < set(half.train.ids) < set(whole.train.ids)
+    assert [len(one.train.ids) / len(whole.train.ids) for one in (half, tenth)] == pytest.approx([0.5, 0.1], abs=0.08)
+    assert tenth.validation.ids == half.validation.ids == whole.validation.ids
+    assert any("10 % of it is used (data.share)" in note for note in tenth.report["warnings"])
+    one = tmp_path / "one.txt"
+    one.write_text(prose(20_000), encoding="utf-8")
+    texts = ["".join(decoded(data, data.train).values()) for data in (
+        prepared(one, "tokenizer=bytes", "validation=tail", f"share={share}") for share in (1, 0.25))]  # fmt: skip
+    assert texts[0].startswith(texts[1])
+    assert len(texts[1]) == len(texts[0]) // 4
+
+
 def test_a_given_validation_text_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"body": "one two three"}\n{"body": "four"}\n')
     (tmp_path / "valid.jsonl").write_text('{"body": "five"}\n')

@@ -229,6 +229,16 @@ def test_python_docs_have_stable_names(corpus: PythonDocsCorpus) -> None:
     assert all(document.text == document.text.strip() and document.text for document in found.values())
 
 
+def test_python_docs_come_in_two_parts(corpus: PythonDocsCorpus) -> None:
+    whole = {document.id for document in corpus.documents()}
+    parts = [
+        {document.id for document in PythonDocs(part=part).build().documents()} for part in ("reference", "docstrings")
+    ]
+    assert all(id.startswith("pydoc_data.topics:") for id in parts[0])
+    assert not any(id.startswith("pydoc_data.topics:") for id in parts[1])
+    assert whole <= parts[0] | parts[1]
+
+
 def test_python_docs_hold_nothing_twice(corpus: PythonDocsCorpus) -> None:
     documents = list(corpus.documents())
     assert 300 < corpus.duplicates_removed < 3000

@@ -245,6 +245,14 @@ def test_the_loss_of_a_token_is_compared_document_by_document(tmp_path: Path) ->
     assert results["arms"][cell["arm"]]["scores"][0] == pytest.approx(logged["values"]["loss"], rel=1e-12)
 
 
+def test_a_preset_that_an_arm_names_replaces_the_model(base: dict[str, Any]) -> None:
+    arms = {"one": {"model": {"preset": "ladder-1"}}, "two": {"model": {"preset": "ladder-3", "d_model": 64}}}
+    [read] = read_studies(declared(base, arms=arms))
+    one, two = (arm.recipe.model for arm in resolve(read.study, read.base, Path(), Console(quiet=True)).arms)
+    assert (one.d_model, one.decoder.positions.kind) == (128, "none")  # type: ignore[attr-defined]
+    assert (two.d_model, two.decoder.positions.kind) == (64, "learned")  # type: ignore[attr-defined]
+
+
 def test_rows_may_be_shorter_than_what_is_validated(base: dict[str, Any]) -> None:
     quiet = Console(quiet=True)
     recipe = load_recipe(base, Path(), ["train.length=16"])[0]

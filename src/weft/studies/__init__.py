@@ -1,4 +1,4 @@
-"""Studies: is one arm better than another, by how much, how sure are we. So far the statistics (docs/studies.md)."""
+"""Studies: is one arm better than another, by how much, how sure are we; here the statistics (docs/studies.md)."""
 
 from weft.studies.comparing import Comparison, compare
 from weft.studies.planning import Noise, power, probed, seeds_for, smallest_difference
