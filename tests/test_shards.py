@@ -127,6 +127,7 @@ def test_a_share_of_the_training_text_is_part_of_a_larger_one(tmp_path: Path) ->
     assert set(tenth.train.ids) < set(half.train.ids) < set(whole.train.ids)
     assert [len(one.train.ids) / len(whole.train.ids) for one in (half, tenth)] == pytest.approx([0.5, 0.1], abs=0.08)
     assert tenth.validation.ids == half.validation.ids == whole.validation.ids
+    assert len({one.fingerprint for one in (whole, half, tenth)}) == 3
     assert any("10 % of it is used (data.share)" in note for note in tenth.report["warnings"])
     one = tmp_path / "one.txt"
     one.write_text(prose(20_000), encoding="utf-8")

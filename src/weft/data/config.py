@@ -87,7 +87,8 @@ def prepare(
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     train = read_split(folder / "train", meta["lossless"]["train"])
     validation = read_split(folder / "validation", meta["lossless"]["validation"])
-    fingerprint = of_data([*content, tokenizer.fingerprint])
+    part = [] if config.share == 1 else [config.share]
+    fingerprint = of_data([*content, tokenizer.fingerprint, *part])
     shape = _cut(train, length) if columns else config.packing.notes(train, length)
     read = [*text.notes, *(given.notes if given else ())]
     notes = [*read, *meta["report"]["warnings"], *shape]
