@@ -26,6 +26,7 @@ from weft.studies.cells import Cell, State, score, state_of
 from weft.studies.donors import stand_ins
 from weft.studies.engine import study
 from weft.studies.folder import Report
+from weft.studies.reading import read_studies
 from weft.studies.session import Session, open_studies
 from weft.studies.watching import Watch
 
@@ -148,7 +149,7 @@ def test_another_question_is_another_study(done: tuple[Path, str], copied: Path)
 
 def opened(what: dict[str, Any], studies: Path, threads: int | None = None) -> Session:
     """A study that is ready to run."""
-    sessions = open_studies(what, studies, False, None, threads, Console(quiet=True), stand_ins(studies))
+    sessions = open_studies(read_studies(what), studies, False, None, threads, Console(quiet=True), stand_ins(studies))
     assert sessions is not None
     return sessions[0]
 

@@ -59,7 +59,7 @@ def run(what: dict[str, Any], folder: Path, **options: Any) -> tuple[Report, str
 
 def refusal(raw: dict[str, Any], folder: Path) -> str:
     with pytest.raises(WeftError) as caught:
-        open_studies(raw, folder, False, None, None, Console(quiet=True), stand_ins(folder))
+        open_studies(read_studies(raw), folder, False, None, None, Console(quiet=True), stand_ins(folder))
     return str(caught.value)
 
 
@@ -83,6 +83,48 @@ def test_settings_are_the_study_with_what_they_name_in_its_place(base: dict[str,
     arms = resolve(large.study, large.base, large.folder, Console(quiet=True))
     assert {arm.recipe.optimizer.learning_rate for arm in arms.arms} == {0.002}
     assert {arm.recipe.model.d_model for arm in arms.arms} == {64}  # type: ignore[attr-defined]
+
+
+def test_what_is_changed_as_a_study_is_run_holds_in_every_setting(base: dict[str, Any]) -> None:
+    settings = {"small": None, "large": {"set": {"optimizer.learning_rate": 0.1}, "seeds": 4}}
+    quick = {"set": {"train.budget": "2 steps", "model.d_model": 16}}
+    raw = declared(base, settings=settings, quick=quick)
+    changes = [
+        "optimizer.learning_rate=0.003",
+        "train.budget=7 steps",
+        "transfer=null",
+        "seeds=[5, 6]",
+        "metric.margin=0.5",
+    ]
+    small, large = (one.study for one in read_studies(raw, changes=changes))
+    changed = {"optimizer.learning_rate": 0.003, "train.budget": "7 steps", "transfer": None}
+    for one in (small, large):
+        assert one.set == changed
+        assert one.quick.set == {"train.budget": "7 steps", "model.d_model": 16}
+        assert (one.seed_list, one.metric.margin) == ((5, 6), 0.5)
+    stem = small.name.removesuffix("-small")
+    assert stem.startswith("where-")
+    assert large.name == f"{stem}-large"
+    assert read_studies(raw, changes=["train.budget=8 steps"])[0].study.name != small.name
+    assert [one.study.name for one in read_studies(raw, changes=["seeds=9"])] == ["where-small", "where-large"]
+    assert [one.study.name for one in read_studies(raw, changes=[*changes, "name=mine"])] == [
+        "mine-small",
+        "mine-large",
+    ]
+    [chosen] = read_studies(raw, changes=["settings.large.seeds=3"], settings=["large"])
+    assert (chosen.setting, len(chosen.study.seed_list)) == ("large", 3)
+    with pytest.raises(WeftError, match="no setting called 'huge'"):
+        read_studies(raw, settings=["huge"])
+    with pytest.raises(WeftError, match="path=value"):
+        read_studies(raw, changes=["seeds"])
+
+
+def test_what_is_wrong_with_every_arm_is_said_once(base: dict[str, Any], tmp_path: Path) -> None:
+    arms = {"one": {"model.d_model": 32}, "two": {"model.d_model": 64, "train.sed": 3}}
+    said = refusal(declared(base, arms=arms, set={"data.sorce": "notes.txt"}), tmp_path).splitlines()
+    assert [line.partition(": no such option")[0] for line in said] == ["every arm: data.sorce", "arms.two: train.sed"]
+    said = refusal(declared(base, set={"data.source": "missing.txt"}), tmp_path).splitlines()
+    assert [line.partition(":")[0] for line in said] == ["every arm"]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +193,9 @@ def test_a_donor_is_trained_once_and_arms_copy_from_it(base: dict[str, Any], tmp
 
 def test_a_plan_makes_do_with_a_donor_of_one_step(base: dict[str, Any], tmp_path: Path) -> None:
     raw = declared(base, donors={"source": {}}, arms={"alone": {"transfer": None}, "copied": {"transfer": COPY}})
-    sessions = open_studies(raw, tmp_path / "a", False, None, None, Console(quiet=True), stand_ins(tmp_path / "b"))
+    sessions = open_studies(
+        read_studies(raw), tmp_path / "a", False, None, None, Console(quiet=True), stand_ins(tmp_path / "b")
+    )
     assert sessions is not None
     [place] = (path for path in (tmp_path / "b").iterdir() if path.is_dir())
     assert json.loads((place / "manifest.json").read_text(encoding="utf-8"))["budget"]["steps"] == 1
@@ -162,7 +206,9 @@ def test_as_many_cells_at_a_time_as_the_memory_carries(
     base: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lanes() -> session.Lanes:
-        found = open_studies(declared(base), tmp_path, False, 4, 1, Console(quiet=True), stand_ins(tmp_path))
+        found = open_studies(
+            read_studies(declared(base)), tmp_path, False, 4, 1, Console(quiet=True), stand_ins(tmp_path)
+        )
         assert found is not None
         return found[0].lanes
 

@@ -10,6 +10,11 @@ import typer
 app = typer.Typer(no_args_is_help=True, help="Compare recipes over seeds: weft study run study.yaml")
 
 Source = Annotated[str, typer.Argument(metavar="STUDY", help="a YAML file, or a bundled study: weft list studies")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[PATH=VALUE]...", help="of the study (seeds=3) or of every recipe (data.source=notes.txt)"),
+]
+Settings = Annotated[list[str] | None, typer.Option("--setting", help="one of its settings; all unless given")]
 Studies = Annotated[str, typer.Option(help="where studies and their cells lie")]
 Quick = Annotated[bool, typer.Option("--quick", help="a quick look: fewer seeds, shorter runs, another folder")]
 Jobs = Annotated[int | None, typer.Option(min=1, help="cells at a time; as many as there are cores for unless given")]
@@ -20,6 +25,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")
 @app.command()
 def run(
     study: Source,
+    changes: Changes = None,
+    setting: Settings = None,
     quick: Quick = False,
     studies: Studies = "studies",
     jobs: Jobs = None,
@@ -35,8 +42,9 @@ def run(
     from weft.studies.engine import study as carry_out
 
     report = carry_out(
-        study, studies=studies, quick=quick, jobs=jobs, threads=threads, retry=retry, console=console(stderr=as_json)
-    )
+        study, *(changes or ()), settings=setting or (), studies=studies, quick=quick, jobs=jobs, threads=threads,
+        retry=retry, console=console(stderr=as_json),
+    )  # fmt: skip
     if as_json:
         typer.echo(json.dumps({"folder": str(report.folder), "finished": report.finished, **report.results}))
     if not report.finished:
@@ -46,6 +54,8 @@ def run(
 @app.command()
 def plan(
     study: Source,
+    changes: Changes = None,
+    setting: Settings = None,
     quick: Quick = False,
     studies: Studies = "studies",
     jobs: Jobs = None,
@@ -60,11 +70,13 @@ def plan(
     from weft.report.terminal import console
     from weft.studies.donors import stand_ins
     from weft.studies.probes import plan
+    from weft.studies.reading import read_studies
     from weft.studies.session import open_studies
 
     shown = console(stderr=as_json)
+    read = read_studies(study, quick, changes or (), setting or ())
     with tempfile.TemporaryDirectory(prefix="weft-donors-") as place:
-        sessions = open_studies(study, Path(studies), quick, jobs, threads, shown, stand_ins(Path(place))) or []
+        sessions = open_studies(read, Path(studies), quick, jobs, threads, shown, stand_ins(Path(place))) or []
         found = {session.study.name: (session, plan(session, shown, timed)) for session in sessions}
     if as_json:
         told = {name: one.data() for name, (_, one) in found.items()}
@@ -87,7 +99,9 @@ def report(
 
 
 @app.command()
-def selfcheck(study: Source, quick: Quick = False, studies: Studies = "studies") -> None:
+def selfcheck(
+    study: Source, changes: Changes = None, setting: Settings = None, quick: Quick = False, studies: Studies = "studies"
+) -> None:
     """Tell how often the method errs on a study's own cells, split at random: weft study selfcheck study.yaml"""
     from pathlib import Path
 
@@ -97,7 +111,7 @@ def selfcheck(study: Source, quick: Quick = False, studies: Studies = "studies")
     from weft.studies.reading import read_studies
     from weft.studies.selfchecks import selfcheck
 
-    for declared in read_studies(study, quick):
+    for declared in read_studies(study, quick, changes or (), setting or ()):
         chosen = declared.study.quicker() if quick else declared.study
         folder = StudyFolder(Path(studies), chosen.name)
         scores = measured(chosen, read_json(folder.path / "results.json"), folder.store)

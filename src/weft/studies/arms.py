@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,13 @@ def resolve(study: Study, base: dict[str, Any], folder: Path, console: Console, 
     more = dict(study.quick.set) if quick else {}
     plugins, problems = _base(base)
     recipes: dict[str, Recipe] = {}
+    wrong: dict[str, list[str]] = {}
     for name, overrides in declared.items():
         try:
             recipes[name] = load(Recipe, base, overrides_of({**study.set, **overrides, **more}))
         except WeftError as error:
-            lines = str(error).splitlines()
-            problems += [f"arms.{name}: {line}" for line in lines if f"base: {line}" not in problems]
+            wrong[name] = [line for line in str(error).splitlines() if f"base: {line}" not in problems]
+    problems += _of_arms(wrong, len(declared))
     problems += _clashes(study, declared)
     if problems:
         raise ConfigError(problems)
@@ -64,6 +65,17 @@ def resolve(study: Study, base: dict[str, Any], folder: Path, console: Console, 
     if problems:
         raise ConfigError(problems)
     return Arms(tuple(_compared(study, arms)), plugins, tuple(said))
+
+
+def _of_arms(wrong: Mapping[str, Sequence[str]], count: int) -> list[str]:
+    """What is wrong with each of so many arms; what is with all of them, once."""
+    alike = [
+        line
+        for line in next(iter(wrong.values()), ())
+        if len(wrong) == count and all(line in lines for lines in wrong.values())
+    ]
+    each = [f"arms.{name}: {line}" for name, lines in wrong.items() for line in lines if line not in alike]
+    return [*(f"every arm: {line}" for line in alike), *each]
 
 
 def overrides_of(paths: Mapping[str, Any]) -> list[Override]:
@@ -118,16 +130,16 @@ def _examined(
     recipes: Mapping[str, Recipe], declared: Mapping[str, Mapping[str, Any]], console: Console
 ) -> tuple[list[Arm], list[str]]:
     """Each arm with its data and its size; what was said of the data, once."""
-    found, problems, said = [], [], list[str]()
+    found, wrong, said = [], dict[str, list[str]](), list[str]()
     for name, recipe in recipes.items():
         heard = io.StringIO()
         try:
             with console.status(f"preparing {name}"):
                 found.append(examine(name, declared[name], recipe, Console(file=heard, width=10_000)))
         except WeftError as error:
-            problems += [f"arms.{name}: {line}" for line in str(error).splitlines()]
+            wrong[name] = str(error).splitlines()
         said += [line for line in heard.getvalue().splitlines() if line not in said]
-    if problems:
+    if problems := _of_arms(wrong, len(recipes)):
         raise ConfigError(problems)
     return found, said
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from weft.studies.cells import Cell
 from weft.studies.donors import trained
 from weft.studies.folder import Report, StudyFolder, held
 from weft.studies.outcome import findings, write_results, write_series
-from weft.studies.reading import is_timing, read_raw
+from weft.studies.reading import command, is_timing, read_raw, read_studies
 from weft.studies.running import Runner
 from weft.studies.session import Session, open_studies
 from weft.studies.sweeps import swept
@@ -23,7 +22,8 @@ from weft.training.progress import say
 
 def study(
     source: str | Path | dict[str, Any],
-    *,
+    *changes: str,
+    settings: Sequence[str] = (),
     studies: str | Path = "studies",
     quick: bool = False,
     jobs: int | None = None,
@@ -34,6 +34,8 @@ def study(
 ) -> Report:
     """Run a study (a file, a bundled one's name or a mapping), or go on with it; cells that are there are not repeated.
 
+    `changes`: path=value, options of the study (seeds=3) or of every arm's recipe (data.source=notes.txt), which make
+    it another study; `settings`: which of them, all unless given.
     `retry`: cells that failed are run again. `isolated=False` runs the cells in this process, one after another.
     Raises WeftError, with nothing run, when something is wrong with what was asked.
     """
@@ -41,12 +43,15 @@ def study(
     if is_timing(source if isinstance(source, dict) else read_raw(source)[0]):
         from weft.studies.timing import run_timing
 
-        return run_timing(source, studies=studies, quick=quick, threads=threads, isolated=isolated, console=console)
+        return run_timing(
+            source, *changes, studies=studies, quick=quick, threads=threads, isolated=isolated, console=console
+        )
+    read = read_studies(source, quick, changes, settings)
     where = Path(studies)
     store = where / "cells"
     with held(store):
         donors = trained(Runner(store, 1, console, isolated))
-        sessions = open_studies(source, where, quick, jobs, threads, console, donors)
+        sessions = open_studies(read, where, quick, jobs, threads, console, donors)
         for session in sessions or ():
             session.folder.check(session.study)
         reports: list[Report] = []
@@ -57,9 +62,8 @@ def study(
                 break
             reports.append(report)
     if sessions is None:
-        named = source if isinstance(source, str | Path) else "{...}"
         say(console, "stopped; go on with:")
-        say(console, f"  {shlex.join(['weft', 'study', 'run', str(named), *['--quick'] * quick])}")
+        say(console, f"  {command(source, changes, settings, quick)}")
         return Report(where, False, {}, tuple(reports))
     return reports[0] if sessions[0].declared.setting is None else _together(where, sessions, reports, console)
 

@@ -5,19 +5,23 @@ A study with `settings` is several studies that ask the same in several circumst
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from weft.config import load, unknown_name, yaml
+from weft.config import Override, apply, load, unknown_name, yaml
 from weft.errors import ConfigError, WeftError
+from weft.runs import fingerprints
 from weft.studies.declaration import Study
 from weft.training.recipe import read_recipe
 
 MERGED = ("set", "metric", "quick")
 """What a setting adds to; all else that it names is in place of the study's."""
+WHOLE = ("name", "settings")
+"""What a study with settings is asked for itself."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,6 @@ class Declared:
     study: Study
     base: dict[str, Any]
     folder: Path
-    source: str
-    """what a person named"""
     setting: str | None = None
     """which of the settings it is"""
     series: str = ""
@@ -65,34 +67,97 @@ def read_raw(source: str | Path) -> tuple[dict[str, Any], Path]:
     raise WeftError(f"{unknown_name('study', str(source), bundled())}; or name a .yaml file")
 
 
+def command(source: object, changes: Sequence[str] = (), settings: Sequence[str] = (), quick: bool = False) -> str:
+    """What runs a study, or goes on with it."""
+    named = "{...}" if isinstance(source, dict) else str(source)
+    chosen = [word for name in settings for word in ("--setting", name)]
+    return shlex.join(["weft", "study", "run", named, *changes, *chosen, *["--quick"] * quick])
+
+
 def is_timing(raw: Mapping[str, Any]) -> bool:
     """Whether a declaration as written is that of a study of time, which trains nothing."""
     return "times" in raw
 
 
-def read_studies(source: str | Path | dict[str, Any], quick: bool = False) -> list[Declared]:
+def read_studies(
+    source: str | Path | dict[str, Any], quick: bool = False, changes: Sequence[str] = (), settings: Sequence[str] = ()
+) -> list[Declared]:
     """The checked study, or each of its settings as a study; of a quick look those that it names.
 
+    `changes`: path=value, options of the study or of every arm's recipe; `settings`: which of them, all unless given.
     Raises ConfigError with every problem, a line each.
     """
     raw, folder = (dict(source), Path()) if isinstance(source, dict) else read_raw(source)
-    named = "{...}" if isinstance(source, dict) else str(source)
     if is_timing(raw):
+        named = "{...}" if isinstance(source, dict) else str(source)
         raise WeftError(f"{named}: is a study of time and trains nothing: it can be run (weft study run), and is quick")
-    settings = raw.get("settings")
-    if not settings:
-        return [_declared(raw, folder, named)]
-    whole = load(Study, raw)  # what is wrong with it is said once
+    changed = Changes.read(changes)
+    raw = changed.named(raw)
+    known = raw.get("settings") or {}
+    if strange := [unknown_name("setting", name, known) for name in settings if name not in known]:
+        raise ConfigError(strange)
+    if not known:
+        return [_declared(changed.within(raw), folder)]
+    whole = load(Study, changed.within(raw))  # what is wrong with it is said once
     found, problems = [], whole.problems() if whole.arms or whole.grid else []
-    for name in (whole.quick.settings if quick else ()) or settings:
+    for name in settings or (whole.quick.settings if quick else ()) or known:
         try:
-            one = _declared(_within(raw, name), folder, named)
-            found.append(Declared(one.study, one.base, one.folder, named, name, str(raw["name"]), whole.claim))
+            one = _declared(changed.within(_within(raw, name)), folder)
+            found.append(Declared(one.study, one.base, one.folder, name, str(raw["name"]), whole.claim))
         except WeftError as error:
-            problems += [f"settings.{name}: {line}" for line in str(error).splitlines()]
+            problems += [f"settings.{name}: {line}" for line in str(error).splitlines() if line not in problems]
     if problems:
         raise ConfigError(problems)
     return found
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a person changes in a study as it is run: its own options, and those of every arm's recipe."""
+
+    own: tuple[Override, ...]
+    recipe: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, texts: Sequence[str]) -> Changes:
+        """`seeds=3` is an option of the study, `data.source=notes.txt` one of every recipe.
+
+        Raises WeftError for what is not path=value.
+        """
+        read = [Override.read(text) for text in texts]
+        own = tuple(one for one in read if one.path[0] in Study.model_fields)
+        return cls(own, {".".join(one.path): one.value for one in read if one not in own})
+
+    def named(self, raw: dict[str, Any]) -> dict[str, Any]:
+        """The declaration with its name and settings: other recipes make another study, called so unless it is named.
+
+        Raises ConfigError for an override that cannot be applied.
+        """
+        if self.recipe:
+            raw = {**raw, "name": f"{raw.get('name')}-{fingerprints.of_data(self.recipe)[:6]}"}
+        return _applied(raw, [one for one in self.own if one.path[0] in WHOLE])
+
+    def within(self, raw: dict[str, Any]) -> dict[str, Any]:
+        """The declaration of a study, or of one of its settings, with all else; arms alone have the last word.
+
+        Raises ConfigError for an override that cannot be applied.
+        """
+        tree = _applied(raw, [one for one in self.own if one.path[0] not in WHOLE])
+        if not self.recipe:
+            return tree
+        quick = tree.get("quick") or {}
+        again = {path: value for path, value in self.recipe.items() if path in (quick.get("set") or {})}
+        changed = {"set": {**(tree.get("set") or {}), **self.recipe}}
+        return {**tree, **changed, **({"quick": {**quick, "set": {**quick["set"], **again}}} if again else {})}
+
+
+def _applied(raw: dict[str, Any], overrides: Sequence[Override]) -> dict[str, Any]:
+    if not overrides:
+        return raw
+    tree, problems = apply(Study, raw, overrides)
+    if problems:
+        raise ConfigError(problems)
+    return dict(tree)
 
 
 def _within(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -107,12 +172,12 @@ def _within(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {**whole, **setting, **merged, "name": f"{raw['name']}-{name}"}
 
 
-def _declared(raw: dict[str, Any], folder: Path, named: str) -> Declared:
+def _declared(raw: dict[str, Any], folder: Path) -> Declared:
     study = load(Study, raw)
     if problems := study.problems():
         raise ConfigError(problems)
     if isinstance(study.base, dict):
-        return Declared(study, study.base, folder, named)
+        return Declared(study, study.base, folder)
     try:
         near = folder / study.base
         base, place = read_recipe(near if near.is_file() else study.base)
@@ -121,4 +186,4 @@ def _declared(raw: dict[str, Any], folder: Path, named: str) -> Declared:
     plugins = base.get("plugins")
     if isinstance(plugins, list):  # they are named relative to the recipe's file
         base = {**base, "plugins": [str((place / str(name)).resolve()) for name in plugins]}
-    return Declared(study, base, folder, named)
+    return Declared(study, base, folder)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -16,7 +16,7 @@ from weft.studies.cells import Cell, cell_of
 from weft.studies.declaration import Study
 from weft.studies.donors import Maker, donated, told
 from weft.studies.folder import StudyFolder
-from weft.studies.reading import Declared, read_studies
+from weft.studies.reading import Declared
 from weft.training.progress import say
 
 LARGE = 10_000_000
@@ -61,7 +61,7 @@ class Session:
 
 
 def open_studies(
-    source: str | Path | dict[str, Any],
+    read: Sequence[Declared],
     studies: Path,
     quick: bool,
     jobs: int | None,
@@ -74,7 +74,7 @@ def open_studies(
     Raises ConfigError with every problem, a line each.
     """
     found = []
-    for declared in read_studies(source, quick):
+    for declared in read:
         study = declared.study.quicker() if quick else declared.study
         places = make_donors(study, declared.base, quick, console)
         if places is None:

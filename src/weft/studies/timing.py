@@ -7,7 +7,6 @@ ratio; a block's score is the median of its repetitions, and blocks are what the
 from __future__ import annotations
 
 import multiprocessing
-import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pydantic import Field, PositiveInt, field_validator
 from rich.console import Console
 from rich.live import Live
 
-from weft.config import Section, load, semantic, unknown_name
+from weft.config import Section, apply, load, semantic, unknown_name
 from weft.device import available_cores
 from weft.errors import ConfigError, WeftError
 from weft.report.formats import duration, rate
@@ -27,7 +26,7 @@ from weft.runs import fingerprints
 from weft.studies.cells import State, state_of
 from weft.studies.folder import Report, StudyFolder, held
 from weft.studies.processes import nameless_main
-from weft.studies.reading import read_raw
+from weft.studies.reading import command, read_raw
 from weft.training.interrupts import Interrupts
 from weft.training.progress import say
 from weft.training.recipe import FolderName
@@ -188,12 +187,14 @@ class Block:
         return self.key[:16]
 
 
-def read_timing(source: str | Path | dict[str, Any]) -> tuple[TimingStudy, dict[str, Any]]:
-    """The checked study and its declaration as written: a mapping, a file, or a bundled one's name.
+def read_timing(source: str | Path | dict[str, Any], changes: Sequence[str] = ()) -> tuple[TimingStudy, dict[str, Any]]:
+    """The checked study and its declaration, with the changes in it: a mapping, a file, or a bundled one's name.
 
     Raises ConfigError with every problem, a line each.
     """
-    raw = source if isinstance(source, dict) else read_raw(source)[0]
+    raw, problems = apply(TimingStudy, source if isinstance(source, dict) else read_raw(source)[0], changes)
+    if problems:
+        raise ConfigError(problems)
     study = load(TimingStudy, raw)
     if problems := study.problems():
         raise ConfigError(problems)
@@ -202,7 +203,7 @@ def read_timing(source: str | Path | dict[str, Any]) -> tuple[TimingStudy, dict[
 
 def run_timing(
     source: str | Path | dict[str, Any],
-    *,
+    *changes: str,
     studies: str | Path = "studies",
     quick: bool = False,
     threads: int | None = None,
@@ -217,22 +218,21 @@ def run_timing(
     from weft.studies.timing_outcome import findings, write_results
 
     console = console or make_console()
-    declared, raw = read_timing(source)
+    declared, raw = read_timing(source, changes)
     study = declared.quicker() if quick else declared
     folder = StudyFolder(Path(studies), study.name)
     blocks = blocks_of(study, threads or study.threads or available_cores())
-    command = shlex.join(["weft", "study", "run", "{...}" if isinstance(source, dict) else str(source)])
-    command += " --quick" * quick
+    again = command(source, changes, (), quick)
     with held(folder.store):
         folder.refuse_another(study.question())
         folder.write_question(study.question(), raw, blocks[0].setting.threads, [block.name for block in blocks])
         finished = _carry_out(study, blocks, folder.store, isolated, console)
     if not finished:
         say(console, "stopped; go on with:")
-        say(console, f"  {command}")
+        say(console, f"  {again}")
         return Report(folder.path, False, {})
     looks = folder.looked(range(study.blocks))
-    results = findings(study, raw, blocks, folder.store, looks, quick, command)
+    results = findings(study, raw, blocks, folder.store, looks, quick, again)
     for line in write_results(folder.path, results):
         say(console, line)
     return Report(folder.path, True, results)
