@@ -24,7 +24,7 @@ from weft.studies.differences import Difference
 from weft.studies.markdown import report, series_report
 from weft.studies.outcome import merged, write_pages, write_series
 from weft.studies.page import series_page, study_page
-from weft.studies.pictures import Told, between, intervals, validation
+from weft.studies.pictures import Told, between, intervals, law_line, validation
 from weft.studies.sentences import failed_cells, summary
 from weft.studies.tables import escaped
 
@@ -296,6 +296,35 @@ def test_a_law_is_said(done: tuple[Path, dict[str, Any]]) -> None:
     results = {**done[1], "law": {"amount": "parameters", "words": words}}
     assert "to the power −0.08 (−0.1 to −0.06, 4 seeds)." in Outline(study_page(results, done[0].parent)).text("p")
     assert words in report(results)
+
+
+def test_a_law_is_a_straight_line_on_logarithmic_axes(done: tuple[Path, dict[str, Any]]) -> None:
+    sizes = (1e4, 3e4, 2e5)
+    spots = [Spot(f"{size:g}", "blue", size, 9 * size**-0.1) for size in sizes]
+    svg = scatter(ScatterChart("t", spots, "parameters", "loss", law=((1e4, 9 * 1e4**-0.1), (2e5, 9 * 2e5**-0.1))))
+    assert svg.count("log scale") == 2
+    circles = [(float(x), float(y)) for x, y in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', svg)]
+    [line] = re.findall(r'<path d="([^"]+)" class="front"', svg)
+    (x, y), (right, below) = [(float(a), float(b)) for a, b in re.findall(r"([\d.]+)[ ,]([\d.]+)", line)]
+    assert [y + (at - x) / (right - x) * (below - y) for at, _ in circles] == pytest.approx(
+        [b for _, b in circles], abs=0.2
+    )
+    results = json.loads(json.dumps(done[1]))
+    assert law_line(Told(results, done[0].parent / "cells")) is None
+    results["law"] = {"amount": "parameters", "problem": "too few"}
+    assert law_line(Told(results, done[0].parent / "cells")) is None
+    for number, arm in enumerate(results["arms"].values()):
+        arm["parameters"] *= 1 + number
+    results["law"] = {
+        "amount": "parameters", "exponent": -0.1, "low": -0.12, "high": -0.08, "constant": 7.0, "words": "goes as"
+    }  # fmt: skip
+    picture = law_line(Told(results, done[0].parent / "cells"))
+    assert picture is not None
+    assert picture.title == "validation bits per byte falls as parameters to the power −0.100 (−0.120 to −0.080)"
+    assert picture.law is not None
+    assert [end / size**-0.1 for size, end in picture.law] == pytest.approx([7.0, 7.0])
+    page = study_page(results, done[0].parent / "cells")
+    assert "Dotted: the law." in page
 
 
 def test_a_series_is_written_anew_too(done: tuple[Path, dict[str, Any]]) -> None:

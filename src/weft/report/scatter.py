@@ -14,6 +14,8 @@ from weft.report.svg import NARROW, WIDE, path, shorten, text_width
 LOG_FROM = 8.0
 """An axis is logarithmic when its largest value is so many times the smallest."""
 TOP, BOTTOM = 30.0, 48.0
+STRETCHES = 24
+"""Pieces of a sloping line that names keep clear of."""
 Box = tuple[float, float, float, float]
 
 
@@ -31,7 +33,10 @@ class Spot:
 
 @dataclass(frozen=True)
 class ScatterChart:
-    """What the picture says; `front` are the places of what nothing beats in both, in the order of their cost."""
+    """What the picture says; `front` are the places of what nothing beats in both, in the order of their cost.
+
+    `law`: both ends of a power law through the things; with it both axes are logarithmic, and it is a straight line.
+    """
 
     title: str
     spots: Sequence[Spot]
@@ -40,6 +45,7 @@ class ScatterChart:
     front: Sequence[Point] = ()
     show_x: Callable[[float], str] = significant
     show_y: Callable[[float], str] = significant
+    law: tuple[Point, Point] | None = None
 
     @property
     def spoken(self) -> str:
@@ -53,8 +59,9 @@ def scatter(chart: ScatterChart, width: int = WIDE) -> Markup:
     narrow = width < 600
     height = 300 if narrow else 340
     xs = [spot.x for spot in chart.spots]
-    log = min(xs) > 0 and max(xs) > LOG_FROM * min(xs)
-    y = fit([value for spot in chart.spots for value in (spot.y, *(spot.ends or ()))], pad=0.08)
+    log = chart.law is not None or (min(xs) > 0 and max(xs) > LOG_FROM * min(xs))
+    heights = [value for spot in chart.spots for value in (spot.y, *(spot.ends or ()))]
+    y = fit([*heights, *(end for _, end in chart.law or ())], log=chart.law is not None, pad=0.08)
     x = fit(xs, log=log, pad=0.12)
     y_ticks = y.ticks(max(2, round((height - TOP - BOTTOM) / 62)))
     labels = tick_labels(y_ticks)
@@ -72,8 +79,10 @@ def scatter(chart: ScatterChart, width: int = WIDE) -> Markup:
         parts.append(tag("line", x1=at, x2=at, y1=foot, y2=foot + 5, class_="axis"))
         parts.append(tag("text", label, x=at, y=foot + 20, class_="tick middle"))
     parts.append(tag("line", x1=left, x2=edge, y1=foot, y2=foot, class_="axis"))
-    parts.append(tag("text", chart.y_name, x=0, y=14, class_="axis-name"))
+    parts.append(tag("text", f"{chart.y_name}{', log scale' * y.log}", x=0, y=14, class_="axis-name"))
     parts.append(tag("text", f"{chart.x_name}{', log scale' * log}", x=edge, y=foot + 40, class_="axis-name end"))
+    if chart.law:
+        parts.append(tag("path", d=path([plot.at(end) for end in chart.law]), class_="front"))
     parts += [_front(plot, chart.front), *_spots(plot, chart, width)]
     return tag(
         "svg",
@@ -114,6 +123,14 @@ def _front(plot: _Plot, points: Sequence[Point]) -> Markup:
     return tag("path", d=path(stair), class_="front") if len(stair) > 1 else Markup("")
 
 
+def _along(plot: _Plot, ends: tuple[Point, Point]) -> list[Box]:
+    """Small boxes over a straight line."""
+    (x, y), (right, below) = map(plot.at, ends)
+    steps = [k / STRETCHES for k in range(STRETCHES + 1)]
+    places = [(x + k * (right - x), y + k * (below - y)) for k in steps]
+    return [(min(a, c) - 2, min(b, d) - 2, max(a, c) + 2, max(b, d) + 2) for (a, b), (c, d) in pairwise(places)]
+
+
 def _spots(plot: _Plot, chart: ScatterChart, width: int) -> list[Markup]:
     """Each thing with its interval and its name, names where they touch nothing."""
     places = [plot.at((spot.x, spot.y)) for spot in chart.spots]
@@ -121,6 +138,7 @@ def _spots(plot: _Plot, chart: ScatterChart, width: int) -> list[Markup]:
     stair = _stair(plot, chart.front)
     for (x, y), (right, below) in pairwise(stair):
         taken.append((min(x, right) - 2, min(y, below) - 2, max(x, right) + 2, max(y, below) + 2))
+    taken += _along(plot, chart.law) if chart.law else []
     parts = []
     for spot, (x, y) in zip(chart.spots, places, strict=True):
         marks: list[Markup] = []

@@ -9,7 +9,6 @@ from typing import Literal
 import numpy as np
 
 from weft.errors import WeftError
-from weft.report.formats import significant
 
 Amount = Literal["parameters", "tokens", "flops", "text"]
 FEWEST_ARMS = 3
@@ -35,9 +34,14 @@ class Law:
     def words(self) -> str:
         """As a person reads it."""
         return (
-            f"goes as {self.amount} to the power {significant(self.exponent, 3)} ({significant(self.low, 3)} to"
-            f" {significant(self.high, 3)}, {self.seeds} seeds); no arm lies more than {100 * self.off:.1f} % beside it"
+            f"goes as {self.amount} to the power {power(self.exponent, self.low, self.high)}, {self.seeds} seeds; no arm"
+            f" lies more than {100 * self.off:.1f} % beside it"
         )
+
+
+def power(exponent: float, low: float, high: float) -> str:
+    """An exponent and its interval: -0.051 (-0.056 to -0.046)."""
+    return f"{exponent:.3f} ({low:.3f} to {high:.3f})"
 
 
 def fitted(amount: str, sizes_A: Sequence[float], values_AS: np.ndarray, confidence: float = 0.95) -> Law:

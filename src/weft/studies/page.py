@@ -14,7 +14,7 @@ from weft.report.page import drawing, facts, figure, fold, page, prose, section,
 from weft.report.scatter import pictures as drawn_scatter
 from weft.report.svg import Chart
 from weft.studies.markdown import CLOCK, clock_rows, flat
-from weft.studies.pictures import Told, cost, effect_rows, interval_note, intervals, training, validation
+from weft.studies.pictures import Told, cost, effect_rows, interval_note, intervals, law_line, training, validation
 from weft.studies.sentences import (
     UNDECLARED,
     Results,
@@ -154,7 +154,17 @@ def _found(told: Told) -> list[Markup]:
     fitted, note = law(told.results), unit_note(told.results)
     parts += [tag("p", _words(fitted), class_="law")] if fitted else []
     parts += [tag("p", _words(note), class_="caption")] if note else []
+    parts += [_law(told)]
     return [part for part in parts if isinstance(part, Markup)]
+
+
+def _law(told: Told) -> Markup:
+    """The picture of a power law."""
+    chart = law_line(told)
+    if chart is None:
+        return Markup("")
+    note = f"Dotted: the law. Vertical lines: {confidence(told.results)} intervals of each mean over seeds."
+    return drawing(chart.title, f"{metric_of(told.results)} against {chart.x_name}", drawn_scatter(chart), note)
 
 
 def _verdict(told: Told, one: Mapping[str, Any]) -> Markup:

@@ -15,6 +15,7 @@ from weft.report.intervals import Effect, IntervalChart
 from weft.report.scales import Point
 from weft.report.scatter import ScatterChart, Spot
 from weft.report.svg import PALETTE, Chart, Series
+from weft.studies.laws import power
 from weft.studies.sentences import (
     DECIDED,
     FEW,
@@ -315,13 +316,36 @@ def cost(told: Told, quantity: str, clock: bool = False) -> ScatterChart | None:
     return ScatterChart(title, spots, words, metric_of(results), stair, show, significant)
 
 
+def law_line(told: Told) -> ScatterChart | None:
+    """The power law through the arms, on logarithmic axes; None where none was fitted."""
+    found = told.results.get("law")
+    if not found or "exponent" not in found:
+        return None
+    results, amount = told.results, "text_bytes" if found["amount"] == "text" else str(found["amount"])
+    level = 1 - results["question"]["metric"]["alpha"]
+    known = costs(results, amount)
+    spots = [
+        Spot(name, told.color(name), size_of, mean, between(_scores(results, name), level), told.again(name))
+        for name, mean, size_of in known
+    ]
+    reach = [size_of for _, _, size_of in known]
+    first, last = ((x, found["constant"] * x ** found["exponent"]) for x in (min(reach), max(reach)))
+    words, show = COSTS[amount]
+    how = "falls" if found["exponent"] < 0 else "grows"
+    exponent = power(found["exponent"], found["low"], found["high"]).replace("-", "−")
+    title = f"{metric_of(results)} {how} as {words} to the power {exponent}"
+    return ScatterChart(title, spots, words, metric_of(results), (), show, significant, (first, last))
+
+
 COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "flops": ("training FLOPs", significant),
     "parameters": ("parameters", count),
     "cache_bytes": ("cache bytes", size),
+    "tokens": ("training tokens", count),
+    "text_bytes": ("bytes of training text", size),
     "seconds": ("seconds a cell, by the clock", duration),
 }
-"""Each cost's name, and how its amounts are written."""
+"""Each cost's or size's name, and how its amounts are written."""
 
 
 def _scores(results: Results, arm: str) -> list[float]:
