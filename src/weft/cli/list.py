@@ -25,13 +25,9 @@ Json = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 @app.command()
 def presets(as_json: Json = False) -> None:
     """Bundled models: weft list presets"""
-    from importlib import resources
-
     from weft.models.config import presets
 
-    folder = resources.files("weft.models") / "presets"
-    texts = {name: (folder / f"{name}.yaml").read_text(encoding="utf-8") for name in presets()}
-    _tell({name: text.partition("\n")[0].lstrip("# ") for name, text in texts.items()}, as_json)
+    _tell(presets(), as_json)
 
 
 @app.command()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -22,6 +21,7 @@ from torch import nn
 
 from weft.config import Override, Part, Place, Section, Slot, expand, load, merge, unknown_name
 from weft.config import yaml as weft_yaml
+from weft.config.bundled import Shelf
 from weft.errors import WeftError
 from weft.nn import (
     BlockPart,
@@ -39,11 +39,12 @@ from weft.nn import (
     Tokens,
 )
 
+PRESETS = Shelf("weft.models", "presets")
 
-def presets() -> list[str]:
-    """Names of the bundled models."""
-    folder = resources.files("weft.models") / "presets"
-    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+
+def presets() -> dict[str, str]:
+    """The bundled models: name and first comment line."""
+    return PRESETS.listed()
 
 
 def preset(name: str) -> dict[str, Any]:
@@ -53,10 +54,7 @@ def preset(name: str) -> dict[str, Any]:
     """
     if name not in presets():
         raise WeftError(unknown_name("preset", name, presets()))
-    text = (resources.files("weft.models") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
-    declaration = weft_yaml.parse(text, f"preset {name}")
-    assert isinstance(declaration, dict), f"preset {name} is no mapping"
-    return declaration
+    return PRESETS.read(name)
 
 
 class StackConfig(Section):
@@ -163,7 +161,7 @@ class ModelConfig(Part, slot="model", default="transformer"):
     @classmethod
     def short_schema(cls) -> dict[str, Any]:
         """Kinds and presets, for editors."""
-        return {"enum": sorted(cls.kinds) + presets()}
+        return {"enum": [*sorted(cls.kinds), *presets()]}
 
     def bind(self, vocab_size: int, labels: Sequence[str] = ()) -> ModelConfig:
         """The same with the tokenizer's vocabulary and the data's labels.

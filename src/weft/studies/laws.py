@@ -33,9 +33,10 @@ class Law:
     @property
     def words(self) -> str:
         """As a person reads it."""
+        exponent = power(self.exponent, self.low, self.high)
         return (
-            f"goes as {self.amount} to the power {power(self.exponent, self.low, self.high)}, {self.seeds} seeds; no arm"
-            f" lies more than {100 * self.off:.1f} % beside it"
+            f"goes as {self.amount} to the power {exponent}, {self.seeds} seeds; no arm lies more than"
+            f" {100 * self.off:.1f} % beside it"
         )
 
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from weft.config import Override, apply, load, unknown_name, yaml
+from weft.config.bundled import Shelf
 from weft.errors import ConfigError, WeftError
 from weft.runs import fingerprints
 from weft.studies.declaration import Study
 from weft.training.recipe import read_recipe
 
+STUDIES = Shelf("weft.studies", "bundled")
 MERGED = ("set", "metric", "quick")
 """What a setting adds to; all else that it names is in place of the study's."""
 WHOLE = ("name", "settings")
@@ -47,10 +48,7 @@ class Declared:
 
 def bundled() -> dict[str, str]:
     """The bundled studies: name and first comment line."""
-    folder = resources.files("weft.studies") / "bundled"
-    found = sorted(item.name for item in folder.iterdir() if item.name.endswith(".yaml"))
-    texts = {name.removesuffix(".yaml"): (folder / name).read_text(encoding="utf-8") for name in found}
-    return {name: text.partition("\n")[0].lstrip("# ") for name, text in texts.items()}
+    return STUDIES.listed()
 
 
 def read_raw(source: str | Path) -> tuple[dict[str, Any], Path]:
@@ -62,8 +60,7 @@ def read_raw(source: str | Path) -> tuple[dict[str, Any], Path]:
     if path.suffix in (".yaml", ".yml") or path.is_file():
         return dict(yaml.read(path)), path.parent
     if str(source) in bundled():
-        text = (resources.files("weft.studies") / "bundled" / f"{source}.yaml").read_text(encoding="utf-8")
-        return dict(yaml.parse(text, f"study {source}")), Path()
+        return STUDIES.read(str(source)), Path()
     raise WeftError(f"{unknown_name('study', str(source), bundled())}; or name a .yaml file")
 
 

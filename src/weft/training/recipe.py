@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_validator
 
 from weft.config import EXECUTION, Override, Section, Slot, load, unknown_name, yaml
+from weft.config.bundled import Shelf
 from weft.config.plugins import load_plugins
 from weft.config.slot import did_you_mean
 from weft.data.config import DataConfig
@@ -115,12 +115,12 @@ class Recipe(Section):
         return self.train.length or self.model.max_length
 
 
+RECIPES = Shelf("weft.training", "recipes")
+
+
 def recipes() -> dict[str, str]:
     """The bundled recipes: name and first comment line."""
-    folder = resources.files("weft.training") / "recipes"
-    found = sorted(item.name for item in folder.iterdir() if item.name.endswith(".yaml"))
-    texts = {name.removesuffix(".yaml"): (folder / name).read_text(encoding="utf-8") for name in found}
-    return {name: text.partition("\n")[0].lstrip("# ") for name, text in texts.items()}
+    return RECIPES.listed()
 
 
 def read_recipe(source: str | Path) -> tuple[dict[str, Any], Path]:
@@ -132,8 +132,7 @@ def read_recipe(source: str | Path) -> tuple[dict[str, Any], Path]:
     if path.suffix in (".yaml", ".yml") or path.is_file():
         return yaml.read(path), path.parent
     if str(source) in recipes():
-        text = (resources.files("weft.training") / "recipes" / f"{source}.yaml").read_text(encoding="utf-8")
-        return dict(yaml.parse(text, f"recipe {source}")), Path()
+        return RECIPES.read(str(source)), Path()
     beside = sorted(str(path.parent) for path in path.parent.glob("*/manifest.json")) if path.parent.is_dir() else []
     if len(path.parts) > 1 and beside:
         raise WeftError(f"{path}: there is no such run{did_you_mean(str(path), beside)} (there: {', '.join(beside)})")
