@@ -340,7 +340,7 @@ def law_line(told: Told) -> ScatterChart | None:
 COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "flops": ("training FLOPs", significant),
     "parameters": ("parameters", count),
-    "cache_bytes": ("cache bytes", size),
+    "cache_bytes": ("bytes of cache a token", size),
     "tokens": ("training tokens", count),
     "text_bytes": ("bytes of training text", size),
     "seconds": ("seconds a cell, by the clock", duration),
