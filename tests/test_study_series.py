@@ -134,7 +134,7 @@ def test_what_is_wrong_with_every_arm_is_said_once(base: dict[str, Any], tmp_pat
         ({"settings": {"x": {"sedes": 3}}}, "settings.x: sedes: no such option; did you mean 'seeds'?"),
         ({"settings": {"x": None}, "quick": {"settings": ["y"]}}, "quick.settings: 'y' is not among the settings x"),
         ({"set": {"train.seed": 3}}, "set.train.seed: is set by its seeds"),
-        ({"set": {"model.d_modle": 3}}, "arms.learned: model.d_modle: no such option"),
+        ({"set": {"model.d_modle": 3}}, "every arm: model.d_modle: no such option"),
         ({"set": {"transfer": COPY}}, "there is no donor called 'source'; the study declares none"),
         ({"donors": {"source": {"model.d_modle": 3}}}, "donors.source: model.d_modle: no such option"),
         ({"donors": {"other": {}}, "set": {"transfer": COPY}}, "no donor called 'source'; there are other"),
