@@ -51,8 +51,10 @@ def peak() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where data are prepared during this session; children inherit it."""
-    folder = tmp_path_factory.mktemp("cache")
+    """Where data are prepared during this session, once for all its processes; children inherit it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WEFT_CACHE", str(folder))
         yield folder

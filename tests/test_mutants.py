@@ -80,6 +80,7 @@ def test_only_an_assertion_of_the_test_counts(mutants: ModuleType, code: int, ou
         assert output.partition(": ")[2] in said
 
 
+@pytest.mark.slow
 def test_one_is_caught_for_real(mutants: ModuleType, capsys: Capture) -> None:
     """In a copy, with the sound test first."""
     name = "alibi-wrong-head"
