@@ -14,13 +14,23 @@ os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARAL
 from weft.checking.small import forget
 from weft.config import SLOTS, plugins
 
+LONGEST = (
+    "test_properties",
+    "test_docs",
+    "test_resume",
+    "test_study_series",
+    "test_checking",
+    "test_study_cells",
+    "test_tasks",
+)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave out what is marked slow, unless WEFT_TEST_ALL=1 (`make test-all`) asks for it; the longest files first.
 
     Files are given to processes whole, in this order, so that none is left alone with the longest at the end.
     """
-    items.sort(key=lambda item: item.path.name not in ("test_properties.py", "test_docs.py"))
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
     if os.environ.get("WEFT_TEST_ALL", "0") in ("", "0"):
         for item in items:
             if item.get_closest_marker("slow"):

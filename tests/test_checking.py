@@ -159,15 +159,20 @@ def test_every_property_comes_with_advice() -> None:
         assert finding.says.endswith("."), finding.name
 
 
-def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """In company, and compiled; as JSON."""
+@pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_the_command(
+    quick: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As JSON; without --quick in company, and compiled."""
     file = tmp_path / "mine.py"
     file.write_text(BEGINNING + layer("return self.up(x_BTD.relu()) * self.strength"), encoding="utf-8")
     monkeypatch.setattr("weft.checking.part.ROUNDS", 1)
-    code, out, _ = tiny.command("check", file, "--json", patch=monkeypatch, capture=capsys)
+    code, out, _ = tiny.command("check", file, "--json", *["--quick"] * quick, patch=monkeypatch, capture=capsys)
     (found,) = json.loads(out)
     assert code == 0, found
     assert (found["slot"], found["kind"], found["holds"]) == ("feedforward", "mine", True)
+    if quick:
+        return
     assert found["models"] > 8
     assert found["findings"][-1]["name"] == "compiles"
     assert any("t5 learns one bias" in reason for reason in found["refused"])

@@ -209,11 +209,12 @@ def statistics(one: Mapping[str, Any]) -> list[tuple[str, str]]:
 def choices(results: Results) -> list[str]:
     """Why these statistics, and what they do not say."""
     items, level = results["items"], confidence(results)
+    count = len(results["comparisons"])
+    holm = f"are of one comparison alone; verdicts stand after Holm over all {count} of them"
     random = f"the seeds and the {items} examples of the validation text" if items else "the seeds alone"
     said = [
         f"Random are {random}; data, split, and all that is held equal are fixed: what is found holds for them.",
-        f"Intervals ({level}) are of one comparison alone; verdicts stand after Holm over all"
-        f" {len(results['comparisons'])} of them.",
+        f"Intervals ({level}) {holm if count > 1 else 'and verdict are of the only comparison'}.",
         "Metric, direction, baseline and margin were declared before a cell ran; a later change is a new study.",
     ]
     if not items:

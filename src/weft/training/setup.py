@@ -103,7 +103,7 @@ def _tell(data: dict[str, Any], console: Console) -> None:
     """What a run is about to read, and what a person should hear about it."""
     removed = f" ({data['duplicates_removed']:,} near-duplicates left out)" if data["duplicates_removed"] else ""
     parts = f"{size(data['train']['bytes'])} for training, {size(data['validation']['bytes'])} for validation"
-    say(console, f"{data['source']}: {data['documents']:,} documents{removed}; {parts}")
+    say(console, f"{data['source']}: {data['documents']:,} document{'s' * (data['documents'] != 1)}{removed}; {parts}")
     for line in data.get("examples", {}).get("lines", ()):
         say(console, line)
     for name, entry in data["baselines"].items():
