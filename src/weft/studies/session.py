@@ -94,11 +94,12 @@ def open_studies(
 def _tell(study: Study, arms: Arms, console: Console) -> None:
     """How the arms differ from the baseline."""
     first = arms[study.compared_with]
-    for arm in arms.arms:
+    for number, arm in enumerate(arms.arms):
         if arm is first:
             say(console, f"{arm.name} (baseline): {arm.parameters:,} parameters")
             continue
-        share = arm.parameters / first.parameters - 1
+        other = arms.arms[number - 1] if study.question.ladder else first
+        share = arm.parameters / other.parameters - 1
         more = f" ({100 * share:+.1f} % parameters)" if share else ""
         shown = "; ".join(one.words() for one in arm.differences)
         say(console, f"{arm.name}: {shown}{more}")
@@ -106,7 +107,7 @@ def _tell(study: Study, arms: Arms, console: Console) -> None:
             say(console, f"{arm.name}: adjusted to {first.name}: {arm.adjusted.words()}")
         if arm.undeclared:
             paths = ", ".join(one.path for one in arm.undeclared)
-            say(console, f"note: {arm.name} differs from {first.name} in more than it declares: {paths}")
+            say(console, f"note: {arm.name} differs from {other.name} in more than it declares: {paths}")
 
 
 def _lanes(study: Study, arms: Arms, folder: StudyFolder, jobs: int | None, threads: int | None) -> Lanes:
