@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from weft.report.scatter import ScatterChart, Spot, scatter
 from weft.report.svg import Chart, Series, line_chart
 from weft.studies.differences import Difference
 from weft.studies.markdown import report, series_report
-from weft.studies.outcome import merged, write_pages, write_series
+from weft.studies.outcome import merged, write_pages, write_results, write_series
 from weft.studies.page import series_page, study_page
 from weft.studies.pictures import Told, between, intervals, law_line, validation
 from weft.studies.sentences import failed_cells, summary
@@ -291,11 +292,13 @@ def test_a_ladder_is_compared_step_by_step(done: tuple[Path, dict[str, Any]]) ->
     assert "What differs from the arm before" in page.text("h2")
 
 
-def test_a_law_is_said(done: tuple[Path, dict[str, Any]]) -> None:
+def test_a_law_is_said(done: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     words = "goes as parameters to the power -0.08 (-0.1 to -0.06, 4 seeds)"
     results = {**done[1], "law": {"amount": "parameters", "words": words}}
     assert "to the power −0.08 (−0.1 to −0.06, 4 seeds)." in Outline(study_page(results, done[0].parent)).text("p")
     assert words in report(results)
+    copied = shutil.copytree(done[0].parent, tmp_path / "studies")
+    assert any(words in line for line in write_results(copied / done[0].name, results))
 
 
 def test_a_law_is_a_straight_line_on_logarithmic_axes(done: tuple[Path, dict[str, Any]]) -> None:

@@ -25,7 +25,7 @@ from weft.studies.laws import fitted
 from weft.studies.markdown import report, series_report
 from weft.studies.page import series_page, study_page
 from weft.studies.scores import CorpusScores, ItemScores
-from weft.studies.sentences import verdicts
+from weft.studies.sentences import law, verdicts
 from weft.studies.tables import csv_table, latex_table
 from weft.studies.timing_outcome import write_pages as write_timing_pages
 
@@ -82,10 +82,10 @@ def _law(study: Study, arms: Arms, means: CorpusScores) -> dict[str, Any] | None
         "text": [arm.text_bytes for arm in arms.arms],
     }
     try:
-        law = fitted(study.law, sizes[study.law], means.values_AS, 1 - study.metric.alpha)
+        found = fitted(study.law, sizes[study.law], means.values_AS, 1 - study.metric.alpha)
     except WeftError as error:
         return {"amount": study.law, "problem": str(error)}
-    return {**asdict(law), "words": law.words}
+    return {**asdict(found), "words": found.words}
 
 
 def scores_of(study: Study, cells: Sequence[Cell], store: Path) -> CorpusScores | ItemScores:
@@ -220,8 +220,9 @@ def write_results(folder: Path, results: dict[str, Any]) -> list[str]:
     write_text(folder / "results.json", to_json(results))
     page = write_pages(folder, results)
     failed = sum(cell["state"] == "failed" for cell in results["cells"])
-    said = [f"{failed} of {len(results['cells'])} cells failed"] * bool(failed)
-    return ["", *verdicts(results), *said, f"report: {page}"]
+    more = [law(results)] * bool(law(results))
+    more += [f"{failed} of {len(results['cells'])} cells failed"] * bool(failed)
+    return ["", *verdicts(results), *more, f"report: {page}"]
 
 
 def write_pages(folder: Path, results: Mapping[str, Any] | None = None) -> Path:
