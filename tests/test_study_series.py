@@ -20,7 +20,7 @@ from weft.studies.donors import stand_ins
 from weft.studies.engine import study
 from weft.studies.folder import Report
 from weft.studies.laws import fitted
-from weft.studies.reading import bundled, read_studies
+from weft.studies.reading import bundled, read_studies, renamed
 from weft.studies.session import open_studies
 from weft.training.recipe import load_recipe
 from weft.training.setup import prepare_run
@@ -117,6 +117,24 @@ def test_what_is_changed_as_a_study_is_run_holds_in_every_setting(base: dict[str
         read_studies(raw, settings=["huge"])
     with pytest.raises(WeftError, match="path=value"):
         read_studies(raw, changes=["seeds"])
+
+
+def test_a_name_that_was_made_up_is_said(base: dict[str, Any]) -> None:
+    changes = ["data.source=notes.txt", "seeds=3"]
+    [read] = read_studies(declared(base), changes=changes)
+    assert (
+        renamed(read, changes)
+        == f"{read.study.name}: another study, with data.source = notes.txt (name=NAME calls it otherwise)"
+    )
+    assert not renamed(read, ["seeds=3"])
+    assert not renamed(read, [*changes, "name=mine"])
+
+
+def test_a_study_that_is_refused_leaves_nothing(base: dict[str, Any], tmp_path: Path) -> None:
+    alike = {"one": {POSITIONS: "rotary"}, "two": {POSITIONS: "rotary"}}
+    with pytest.raises(WeftError, match="is the same recipe"):
+        study(declared(base, arms=alike), studies=tmp_path / "studies", console=Console(quiet=True))
+    assert not (tmp_path / "studies").exists()
 
 
 def test_what_is_wrong_with_every_arm_is_said_once(base: dict[str, Any], tmp_path: Path) -> None:
@@ -336,8 +354,10 @@ QUICK = ("noise", "optimizers")
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in bundled()]
 )
 def test_bundled_studies_run_quick(name: str, tmp_path: Path) -> None:
-    report = study(name, studies=tmp_path, quick=True, console=Console(file=io.StringIO()))
+    said = io.StringIO()
+    report = study(name, studies=tmp_path, quick=True, console=Console(file=said, width=200))
     assert report.finished
+    assert name == "attention-kernels" or f"a quick look; the study: weft study run {name}\n" in said.getvalue()
     assert (report.folder / "report.html").stat().st_size < 1_000_000
     assert report.table
     assert all(row["verdict"]["words"] for row in report.table)

@@ -170,7 +170,8 @@ def _by_seeds(base_S: Numbers, arm_S: Numbers, missing: tuple[int, ...], questio
     estimate, r = over_seeds(base_S, arm_S)
     n, is_paired = len(base_S), bool(r > 0)
     method = f"paired t over {n} seeds" if is_paired else f"Welch's t over {n} seeds an arm, df {_df(estimate)}"
-    method += f" (measured correlation {float(r):.2f})" if np.isfinite(r) else " (an arm is the same at every seed)"
+    known = f" (measured correlation {float(r):.2f})" if n > 2 else " (two seeds say nothing of a correlation)"
+    method += known if np.isfinite(r) else " (an arm is the same at every seed)"
     noise = _noise(estimate, n, not is_paired)
     scale = float(max(np.abs(base_S).max(), np.abs(arm_S).max()))
     extras = _beside(base_S, arm_S, question, "over seeds")

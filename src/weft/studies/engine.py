@@ -13,7 +13,7 @@ from weft.studies.cells import Cell
 from weft.studies.donors import trained
 from weft.studies.folder import Report, StudyFolder, held
 from weft.studies.outcome import findings, write_results, write_series
-from weft.studies.reading import command, is_timing, read_raw, read_studies
+from weft.studies.reading import command, is_timing, read_raw, read_studies, renamed
 from weft.studies.running import Runner
 from weft.studies.session import Session, open_studies
 from weft.studies.sweeps import swept
@@ -47,6 +47,8 @@ def study(
             source, *changes, studies=studies, quick=quick, threads=threads, isolated=isolated, console=console
         )
     read = read_studies(source, quick, changes, settings)
+    if note := renamed(read[0], changes):
+        say(console, note)
     where = Path(studies)
     store = where / "cells"
     with held(store):
@@ -65,7 +67,10 @@ def study(
         say(console, "stopped; go on with:")
         say(console, f"  {command(source, changes, settings, quick)}")
         return Report(where, False, {}, tuple(reports))
-    return reports[0] if sessions[0].declared.setting is None else _together(where, sessions, reports, console)
+    whole = reports[0] if sessions[0].declared.setting is None else _together(where, sessions, reports, console)
+    if quick:
+        say(console, f"this was a quick look; the study: {command(source, changes, settings)}")
+    return whole
 
 
 def _carried_out(session: Session, runner: Runner, console: Console) -> Report | None:

@@ -11,8 +11,9 @@ studies/
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,7 @@ def held(store: Path) -> Iterator[None]:
     except ImportError:  # Windows: nothing is held
         yield
         return
+    made = not store.exists()
     with disk_errors(store):
         store.mkdir(parents=True, exist_ok=True)
         file = (store / ".lock").open("w")
@@ -146,4 +148,11 @@ def held(store: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise WeftError(f"{store}: another study runs cells now; wait for it, or use another --studies") from None
-        yield
+        try:
+            yield
+        finally:
+            if made and os.listdir(store) == [".lock"]:  # what was refused leaves nothing
+                (store / ".lock").unlink()
+                store.rmdir()
+                with suppress(OSError):
+                    store.parent.rmdir()

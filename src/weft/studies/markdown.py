@@ -11,6 +11,7 @@ from weft.studies.sentences import (
     UNDECLARED,
     Results,
     across,
+    against,
     cell_rows,
     choices,
     claimed,
@@ -29,6 +30,7 @@ from weft.studies.sentences import (
     verdicts,
 )
 
+FRONT = "On the front: by their means, no other arm is at least as good for at most as many FLOPs, and better in one."
 CLOCK = "By the clock"
 """The heading over what no two runs of a study agree in."""
 
@@ -96,8 +98,9 @@ def _table(results: Results) -> list[str]:
             shown(arm["flops"], 3), "yes" if name in front else "",
         ])  # fmt: skip
     interval = f"{confidence(results)} interval"
-    heads = ["arm", f"mean, {metric_of(results)}", "difference", interval, "parameters", "tokens", "training FLOPs"]
-    return _rows([*heads, "on the front"], rows)
+    difference = f"difference from {against(results)}"
+    heads = ["arm", f"mean, {metric_of(results)}", difference, interval, "parameters", "tokens", "training FLOPs"]
+    return [*_rows([*heads, "on the front"], rows), FRONT, ""]
 
 
 def _arms(results: Results) -> list[str]:
@@ -130,8 +133,11 @@ def _cells(results: Results) -> list[str]:
     for cell, value in cell_rows(results):
         reached = f"failed: {cell['reason']}" if cell["state"] == "failed" else shown(value)
         again = f"`{command(cell)}`" if cell.get("repeatable", True) else ""
-        rows.append([cell["arm"], cell["seed"], reached, "reused" if cell.get("reused") else "", again])
-    return [*lines, *_rows(["arm", "seed", results["question"]["metric"]["name"], "", "repeat it"], rows)]
+        rows.append([cell["arm"], cell["seed"], reached, "yes" if cell.get("reused") else "", again])
+    return [
+        *lines,
+        *_rows(["arm", "seed", results["question"]["metric"]["name"], "was there before", "repeat it"], rows),
+    ]
 
 
 def _machine(results: Results) -> list[str]:

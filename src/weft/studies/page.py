@@ -13,9 +13,10 @@ from weft.report.markup import Markup, join, tag
 from weft.report.page import drawing, facts, figure, fold, page, prose, section, table
 from weft.report.scatter import pictures as drawn_scatter
 from weft.report.svg import Chart
-from weft.studies.markdown import CLOCK, clock_rows, flat
+from weft.studies.markdown import CLOCK, FRONT, clock_rows, flat
 from weft.studies.pictures import Told, cost, effect_rows, interval_note, intervals, law_line, training, validation
 from weft.studies.sentences import (
+    DECIDED,
     UNDECLARED,
     Results,
     across,
@@ -138,7 +139,8 @@ def _headline(results: Results) -> Markup:
         *(_pair(name, shown(mean)) for name, mean in zip((one["baseline"], one["arm"]), means, strict=True)),
         _pair("p after Holm", shown(one["p_holm"], 2)) if one["p_holm"] is not None else "",
     ]
-    first = tag("div", tag("dt", words), tag("dd", difference(one)), class_="first")
+    undecided = one["verdict"]["kind"] not in DECIDED
+    first = tag("div", tag("dt", words), tag("dd", difference(one)), class_="first open" if undecided else "first")
     return tag("dl", join([first, *items]), class_="headline")
 
 
@@ -271,8 +273,7 @@ def _table(told: Told) -> Markup:
         ]  # fmt: skip
         rows.append(cells)
     heads = ["arm", "mean", "difference", f"{confidence(results)} interval", "verdict", "parameters", "tokens"]
-    note = tag("p", _words(f"Mean and difference: {metric_of(results)}. On the front: no other arm is at least as good"
-                           " for at most as many FLOPs, and better in one of the two."), class_="caption")  # fmt: skip
+    note = tag("p", _words(f"Mean and difference: {metric_of(results)}. {FRONT}"), class_="caption")
     shown_table = table([*heads, "training FLOPs", "on the front"], rows)
     return join([tag("div", shown_table, class_="dense"), note], "\n")
 

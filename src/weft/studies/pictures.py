@@ -39,6 +39,8 @@ MOST_PLACES, MOST_OF_ONE = 100, 50
 """Of a curve that is drawn as a mean of runs, and of each of the runs behind it."""
 MOST_LINES = 7
 """Arms in one picture; more are drawn in a picture each, beside the baseline."""
+FEWEST_LATER = 4
+"""Places that a curve must have after its first steps before these are cut off."""
 CURVES = ("bits_per_byte", "accuracy", "loss")
 """What stands for quality over time where the metric itself is not measured on validation text."""
 
@@ -274,6 +276,8 @@ def _ceiling(lines: Sequence[Series]) -> float | None:
     start = 0.15 * max(line.points[-1][0] for line in lines)
     points = [point for line in lines for run in (line.points, *line.runs) for point in run]
     later = [y for x, y in points if x >= start]
+    if any(sum(x >= start for x, _ in line.points) < FEWEST_LATER for line in lines):
+        return None
     return max(later) if later and max(y for _, y in points) > max(later) else None
 
 

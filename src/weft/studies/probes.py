@@ -21,6 +21,7 @@ from weft.studies.scores import ItemScores
 from weft.studies.session import Session
 from weft.studies.workers import Workers
 from weft.training.budget import Budget
+from weft.training.progress import say
 
 LONGEST = 30
 """Steps of the longer probe."""
@@ -85,9 +86,10 @@ class StudyPlan:
             ]
         return [
             *said,
-            f"{seeds} seeds find, with 80 % power, a difference of {self.independent_sds:.1f} standard deviations of an"
-            f" arm over seeds where arms do not correlate, and of {self.paired_sds:.1f} standard deviations of the"
-            f" paired differences where they do ({self.noise_from})",
+            f"{seeds} seeds find, with 80 % power, a difference {self.independent_sds:.1f} times as large as the spread"
+            f" (standard deviation) of an arm's scores over seeds; where arms go up and down together over seeds,"
+            f" {self.paired_sds:.1f} times the spread of their differences. How large these are is not known yet:"
+            f" {self.noise_from}",
         ]
 
 
@@ -99,6 +101,10 @@ def plan(session: Session, console: Console, timed: bool = True) -> StudyPlan:
     if study.sweep is not None:  # what it chooses is not known: its own cells come on top
         left = cells
     names = list(dict.fromkeys(cell.arm for cell in left))
+    if timed and names:
+        say(
+            console, f"{study.name}: two short timed runs of each of {len(names)} arms, some minutes (--no-probe: none)"
+        )
     probes = tuple(_probe(session, session.arms[name], console) for name in names) if timed else ()
     runs = {name: sum(cell.arm == name for cell in left) for name in names}
     if study.sweep is not None:

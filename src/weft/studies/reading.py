@@ -148,6 +148,15 @@ class Changes:
         return {**tree, **changed, **({"quick": {**quick, "set": {**quick["set"], **again}}} if again else {})}
 
 
+def renamed(read: Declared, changes: Sequence[str]) -> str:
+    """What a person should hear of a name that was made up; empty where none was."""
+    changed = Changes.read(changes)
+    if not changed.recipe or any(one.path == ("name",) for one in changed.own):
+        return ""
+    recipe = ", ".join(f"{path} = {value}" for path, value in changed.recipe.items())
+    return f"{read.series or read.study.name}: another study, with {recipe} (name=NAME calls it otherwise)"
+
+
 def _applied(raw: dict[str, Any], overrides: Sequence[Override]) -> dict[str, Any]:
     if not overrides:
         return raw

@@ -190,7 +190,7 @@ def statistics(one: Mapping[str, Any]) -> list[tuple[str, str]]:
     parts += [("p", shown(one["p"], 2)), ("p after Holm", shown(one["p_holm"], 2))]
     if one["p_equivalence"] is not None:
         parts.append(("p of equivalence", shown(one["p_equivalence"], 2)))
-    if one["correlation"] and one["correlation"]["value"] is not None:
+    if one["seeds"] > 2 and one["correlation"] and one["correlation"]["value"] is not None:
         r, between = one["correlation"]["value"], one["correlation"]["interval"]
         known = between and None not in (between["low"], between["high"])
         more = f" ({between['low']:.2f} to {between['high']:.2f})" if known else ""
