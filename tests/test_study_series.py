@@ -255,19 +255,27 @@ def test_arms_on_a_ladder_are_compared_with_the_one_before(base: dict[str, Any])
 def test_a_planted_law_is_found_with_its_interval() -> None:
     random = np.random.default_rng(0)
     sizes = [1e4, 3e4, 1e5, 3e5]
-    inside = 0
+    inside, lacking, found = 0, 0, 0
     for _ in range(200):
-        noise = random.normal(0, 0.01, (4, 4))
+        noise = random.normal(0, 0.01, (4, 4)) + random.normal(0, 0.05, 4)  # seeds differ as a whole, too
         law = fitted("parameters", sizes, 5 * np.array(sizes)[:, None] ** -0.12 * np.exp(noise))
+        lacking += law.p_fit < 0.05
+        bend = 0.03 * np.array([[1.0], [-1.0], [-1.0], [1.0]])
+        found += fitted("parameters", sizes, np.exp(noise + bend)).p_fit < 0.05
         inside += law.low <= -0.12 <= law.high
         assert law.exponent == pytest.approx(-0.12, abs=0.02)
     assert 0.9 <= inside / 200 <= 0.99
+    assert 0.01 <= lacking / 200 <= 0.1
+    assert found / 200 >= 0.95
     exact = fitted("text", sizes, 5 * np.array([sizes, sizes]).T ** -0.12)
     assert (exact.exponent, exact.constant) == (pytest.approx(-0.12), pytest.approx(5))
     assert exact.off == pytest.approx(0, abs=1e-9)
     assert "text to the power -0.12" in exact.words
     bent = fitted("text", sizes, np.array([[2.0, 2.0], [1.9, 1.9], [1.2, 1.2], [1.19, 1.19]]))
     assert bent.off > 0.05
+    assert (exact.p_fit, bent.p_fit) == (1, 0)
+    assert "as far as these seeds tell" in exact.words
+    assert "no such law (lack of fit: p = 0)" in bent.words
 
 
 @pytest.mark.parametrize(

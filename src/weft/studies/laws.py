@@ -9,17 +9,21 @@ from typing import Literal
 import numpy as np
 
 from weft.errors import WeftError
+from weft.report.formats import significant
 
 Amount = Literal["parameters", "tokens", "flops", "text"]
 FEWEST_ARMS = 3
 FEWEST_SEEDS = 2
+LACKS = 0.05
+"""p from which down arms are said not to lie on a line."""
 
 
 @dataclass(frozen=True)
 class Law:
     """metric = constant x amount^exponent, fitted in logarithms; `low` and `high`: of the exponent, over seeds.
 
-    `off`: the largest share by which an arm's mean lies beside the fitted line.
+    `off`: the largest share by which an arm's mean lies beside the fitted line; `p_fit`: how often arms that lie on one
+    would be seen so far beside it.
     """
 
     amount: str
@@ -28,15 +32,19 @@ class Law:
     high: float
     constant: float
     off: float
+    p_fit: float
     seeds: int
 
     @property
     def words(self) -> str:
         """As a person reads it."""
         exponent = power(self.exponent, self.low, self.high)
+        fits = (
+            "as far as these seeds tell" if self.p_fit > LACKS else "and that is more than seeds explain: no such law"
+        )
         return (
-            f"goes as {self.amount} to the power {exponent}, {self.seeds} seeds; no arm lies more than"
-            f" {100 * self.off:.1f} % beside it"
+            f"goes as {self.amount} to the power {exponent}, {self.seeds} seeds; arms lie up to"
+            f" {100 * self.off:.1f} % beside it, {fits} (lack of fit: p = {significant(self.p_fit, 2)})"
         )
 
 
@@ -67,5 +75,25 @@ def fitted(amount: str, sizes_A: Sequence[float], values_AS: np.ndarray, confide
     error = slope_S.std(ddof=1) / np.sqrt(n_seeds)
     reach = float(stats.t.ppf((1 + confidence) / 2, n_seeds - 1) * error)
     slope, start = float(slope_S.mean()), float(start_S.mean())
-    beside = np.abs(np.expm1(y_AS.mean(1) - (start + slope * x_A)))
-    return Law(amount, slope, slope - reach, slope + reach, float(np.exp(start)), float(beside.max()), n_seeds)
+    beside_AS = y_AS - (start_S + np.outer(x_A, slope_S))
+    off = float(np.abs(np.expm1(beside_AS.mean(1))).max())
+    ends = slope - reach, slope + reach
+    return Law(amount, slope, *ends, float(np.exp(start)), off, _lack_of_fit(beside_AS), n_seeds)
+
+
+def _lack_of_fit(beside_AS: np.ndarray) -> float:
+    """p of what arms have in common beside their seeds' lines, against what seeds differ in there (Fisher 1922).
+
+    Each seed's line leaves A - 2 degrees of freedom; F = S sum(mean^2) / (A - 2) over
+    sum((each - mean)^2) / ((A - 2)(S - 1)).
+    """
+    from scipy import stats
+
+    n_arms, n_seeds = beside_AS.shape
+    common_A = beside_AS.mean(1)
+    df, df_error = n_arms - 2, (n_arms - 2) * (n_seeds - 1)
+    error = ((beside_AS - common_A[:, None]) ** 2).sum() / df_error
+    found = n_seeds * (common_A**2).sum() / df
+    if error <= 1e-24 * max(1.0, found):  # nothing is random
+        return 1.0 if found <= 1e-24 else 0.0
+    return float(stats.f.sf(found / error, df, df_error))
