@@ -220,6 +220,7 @@ def test_long_functions_end_with_a_line(tmp_path: Path) -> None:
     assert exact.text == short.text, "a line that just fits is not lost"
 
 
+@pytest.mark.slow
 def test_the_library_as_summaries() -> None:
     train, validation = held_out(PythonSummary().build())
     every = {document.id: document for document in train + validation}

@@ -229,6 +229,7 @@ def test_python_docs_have_stable_names(corpus: PythonDocsCorpus) -> None:
     assert all(document.text == document.text.strip() and document.text for document in found.values())
 
 
+@pytest.mark.slow
 def test_python_docs_come_in_two_parts(corpus: PythonDocsCorpus) -> None:
     whole = {document.id for document in corpus.documents()}
     parts = [
