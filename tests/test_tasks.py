@@ -129,7 +129,9 @@ def test_every_example_is_written_down_with_its_id(folders: dict[str, Path]) -> 
     assert abs(sum(entry["probabilities"].values()) - 1) < 1e-5
 
 
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize(
+    "name", [name if name == "classification" else pytest.param(name, marks=pytest.mark.slow) for name in MAKE]
+)
 def test_stopped_twice_and_equal_bit_by_bit(name: str, tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     lab.recipe = tmp_path / f"{name}.yaml"
