@@ -35,8 +35,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Files are given to processes whole, in this order, so that none is left alone with the longest at the end.
     """
+    from pairs import everything
+
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
-    if os.environ.get("WEFT_TEST_ALL", "0") in ("", "0"):
+    if not everything():
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason="long: make test-all, or WEFT_TEST_ALL=1"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -39,6 +40,11 @@ ALONE = {"dropout", "epsilon", "stochastic_depth"}
 """So it is with options of these names, whoever has them: properties are those of evaluation."""
 
 Pair = tuple[tuple[str, str], tuple[str, str]]
+
+
+def everything() -> bool:
+    """Whether the long tests are asked for: make test-all."""
+    return os.environ.get("WEFT_TEST_ALL", "0") not in ("", "0")
 
 
 def tried(section: type[Section], name: str) -> int:
