@@ -16,14 +16,18 @@ class Shelf:
     package: str
     folder: str
 
+    def names(self) -> list[str]:
+        """What is there; no file is read."""
+        place = resources.files(self.package) / self.folder
+        return sorted(item.name.removesuffix(".yaml") for item in place.iterdir() if item.name.endswith(".yaml"))
+
     def listed(self) -> dict[str, str]:
         """Name and first comment line of each."""
-        place = resources.files(self.package) / self.folder
-        found = sorted(item.name for item in place.iterdir() if item.name.endswith(".yaml"))
-        texts = {name.removesuffix(".yaml"): (place / name).read_text(encoding="utf-8") for name in found}
-        return {name: text.partition("\n")[0].lstrip("# ") for name, text in texts.items()}
+        return {name: self._text(name).partition("\n")[0].lstrip("# ") for name in self.names()}
 
     def read(self, name: str) -> dict[str, Any]:
         """The declaration of a name that is there."""
-        place = resources.files(self.package) / self.folder / f"{name}.yaml"
-        return dict(yaml.parse(place.read_text(encoding="utf-8"), f"{self.folder}: {name}"))
+        return dict(yaml.parse(self._text(name), f"{self.folder}: {name}"))
+
+    def _text(self, name: str) -> str:
+        return (resources.files(self.package) / self.folder / f"{name}.yaml").read_text(encoding="utf-8")

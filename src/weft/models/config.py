@@ -52,7 +52,7 @@ def preset(name: str) -> dict[str, Any]:
 
     Raises WeftError when there is none of that name.
     """
-    if name not in presets():
+    if name not in PRESETS.names():
         raise WeftError(unknown_name("preset", name, presets()))
     return PRESETS.read(name)
 
@@ -161,7 +161,7 @@ class ModelConfig(Part, slot="model", default="transformer"):
     @classmethod
     def short_schema(cls) -> dict[str, Any]:
         """Kinds and presets, for editors."""
-        return {"enum": [*sorted(cls.kinds), *presets()]}
+        return {"enum": [*sorted(cls.kinds), *PRESETS.names()]}
 
     def bind(self, vocab_size: int, labels: Sequence[str] = ()) -> ModelConfig:
         """The same with the tokenizer's vocabulary and the data's labels.

@@ -307,17 +307,12 @@ def cost(told: Told, quantity: str, clock: bool = False) -> ScatterChart | None:
     if len(known) < 2 or max(spent) <= 1.01 * min(spent) or str(results["question"]["metric"]["name"])[:5] == "cost/":
         return None
     front = pareto(results, quantity, clock)
-    level = 1 - results["question"]["metric"]["alpha"]
-    spots = [
-        Spot(name, told.color(name), amount, mean, between(_scores(results, name), level), told.again(name))
-        for name, mean, amount in known
-    ]
     words, show = COSTS[quantity]
     named = [called(name) for name, _, _ in known if name in front]
     beat = listed(named, "or") if len(named) <= FEW else f"any of {len(named)} arms"
     title = f"No arm beats {beat} in both quality and {words.partition(',')[0]}"
     stair = sorted((amount, mean) for name, mean, amount in known if name in front)
-    return ScatterChart(title, spots, words, metric_of(results), stair, show, significant)
+    return ScatterChart(title, _spots(told, known), words, metric_of(results), stair, show, significant)
 
 
 def law_line(told: Told) -> ScatterChart | None:
@@ -326,19 +321,22 @@ def law_line(told: Told) -> ScatterChart | None:
     if not found or "exponent" not in found:
         return None
     results, amount = told.results, "text_bytes" if found["amount"] == "text" else str(found["amount"])
-    level = 1 - results["question"]["metric"]["alpha"]
     known = costs(results, amount)
-    spots = [
-        Spot(name, told.color(name), size_of, mean, between(_scores(results, name), level), told.again(name))
-        for name, mean, size_of in known
-    ]
     reach = [size_of for _, _, size_of in known]
     first, last = ((x, found["constant"] * x ** found["exponent"]) for x in (min(reach), max(reach)))
     words, show = COSTS[amount]
     how = "falls" if found["exponent"] < 0 else "grows"
     exponent = power(found["exponent"], found["low"], found["high"]).replace("-", "−")
     title = f"{metric_of(results)} {how} as {words} to the power {exponent}"
-    return ScatterChart(title, spots, words, metric_of(results), (), show, significant, (first, last))
+    return ScatterChart(title, _spots(told, known), words, metric_of(results), (), show, significant, (first, last))
+
+
+def _spots(told: Told, known: list[tuple[str, float, float]]) -> list[Spot]:
+    level = 1 - told.results["question"]["metric"]["alpha"]
+    return [
+        Spot(name, told.color(name), amount, mean, between(_scores(told.results, name), level), told.again(name))
+        for name, mean, amount in known
+    ]
 
 
 COSTS: dict[str, tuple[str, Callable[[float], str]]] = {

@@ -59,7 +59,7 @@ def read_raw(source: str | Path) -> tuple[dict[str, Any], Path]:
     path = Path(source)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         return dict(yaml.read(path)), path.parent
-    if str(source) in bundled():
+    if str(source) in STUDIES.names():
         return STUDIES.read(str(source)), Path()
     raise WeftError(f"{unknown_name('study', str(source), bundled())}; or name a .yaml file")
 

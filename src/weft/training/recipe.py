@@ -131,7 +131,7 @@ def read_recipe(source: str | Path) -> tuple[dict[str, Any], Path]:
     path = Path(source)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         return yaml.read(path), path.parent
-    if str(source) in recipes():
+    if str(source) in RECIPES.names():
         return RECIPES.read(str(source)), Path()
     beside = sorted(str(path.parent) for path in path.parent.glob("*/manifest.json")) if path.parent.is_dir() else []
     if len(path.parts) > 1 and beside:
