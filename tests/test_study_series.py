@@ -354,13 +354,8 @@ def test_bundled_studies_read(name: str) -> None:
         assert not read
 
 
-QUICK = ("noise", "optimizers")
-"""Run with every change, as `heads` is by docs/studies.md; the others take more, with make test-all."""
-
-
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in bundled()]
-)
+@pytest.mark.slow  # `heads` runs with every change, in docs/studies.md
+@pytest.mark.parametrize("name", bundled())
 def test_bundled_studies_run_quick(name: str, tmp_path: Path) -> None:
     said = io.StringIO()
     report = study(name, studies=tmp_path, quick=True, console=Console(file=said, width=200))

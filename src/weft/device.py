@@ -56,6 +56,17 @@ def choose(device: str = "auto", precision: str = "auto") -> Machine:
     return Machine(device, precision, f"{precision} on {device}: {reason}")
 
 
+def seed_draws(seed: int, device: str = "cpu") -> None:
+    """Seed what is drawn without a generator of ours, such as dropout.
+
+    `torch.manual_seed` asks for devices of every kind, up to a millisecond a time.
+    """
+    import torch
+
+    seed_all = torch.default_generator.manual_seed if device == "cpu" else torch.manual_seed
+    seed_all(seed)
+
+
 @cache
 def fast_bf16(device: str) -> bool:
     """Whether bf16 matrix products are faster than float32 ones here, by instruction set."""

@@ -105,13 +105,8 @@ def logits(model: Transformer, inputs: Tensor | Inputs, cache: Any = None, sourc
         return run(model, inputs, cache, source).logits_BTV
 
 
-def answers(model: Transformer, inputs: Tensor | Inputs) -> list[Tensor]:
-    """What all other heads say of each row, without gradients: a vector a row, without what they say of padding."""
-    return whole_answer(model, inputs)[1]
-
-
 def whole_answer(model: Transformer, inputs: Tensor | Inputs) -> tuple[Tensor, list[Tensor]]:
-    """`logits` and `answers` by one forward."""
+    """`logits`, and what all other heads say of each row: a vector a row, without what they say of padding."""
     with torch.no_grad():
         output = run(model, inputs)
         said = [asked(head, output) for name, head in model.heads.items() if name != "lm"]

@@ -204,7 +204,8 @@ def listen(model: nn.Module, pattern: str, listener: Listener) -> Iterator[list[
 
 def materialize(model: nn.Module, seed: int, device: torch.device | str = "cpu") -> None:
     """Give a model that was built on the meta device its memory, its starting values and its buffers."""
-    model.to_empty(device=device)
+    # as `to_empty`, which asks for a tensor like one on the meta device, and that goes through Python
+    model._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))
     for path, module in model.named_modules():
         if isinstance(module, Module):
             module.reset_parameters(seed, path)

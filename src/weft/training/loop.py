@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from weft.data.shards import PreparedData
-from weft.device import Machine
+from weft.device import Machine, seed_draws
 from weft.errors import WeftError
 from weft.models.build import build
 from weft.models.config import ModelConfig
@@ -117,7 +117,7 @@ class Training:
         nats = torch.zeros((), dtype=torch.float64)
         for index, batch in enumerate(self._micro_batches(whole)):
             # dropout alone draws from torch's default generator
-            torch.manual_seed(derive(self.recipe.train.seed, "dropout", self.step, index, 0))
+            seed_draws(derive(self.recipe.train.seed, "dropout", self.step, index, 0), self.machine.device)
             terms = self.learner(batch)
             self.learner.loss(terms, counts).backward()
             nats += terms["loss"].total.detach().double().cpu()
