@@ -224,6 +224,19 @@ def test_a_band_is_students_interval_around_the_mean_of_runs(done: tuple[Path, d
     assert min(high - low for low, high in pairwise(labels)) > 17
 
 
+def test_a_title_says_when_bands_do_not_tell_the_first_from_the_next(tmp_path: Path) -> None:
+    apart = {"a": [2.0, 2.01, 2.02], "b": [3.0, 3.01, 3.02]}
+    near = {"a": [2.0, 2.1, 2.2], "b": [2.05, 2.15, 2.25]}
+    titles = []
+    for name, scores in (("apart", apart), ("near", near)):
+        folder, results = made_up(tmp_path / name, scores)
+        titles.append(validation(Told(results, folder.parent / "cells"))[0].title)
+    assert titles == [
+        "a ends lowest: 2.02 validation bits per byte, b follows at 3.02",
+        "a ends lowest: 2.11 validation bits per byte, b follows at 2.16; their bands overlap",
+    ]
+
+
 def test_what_a_band_says_stands_in_words_too() -> None:
     line = Series("rotary", [(1.0, 2.0), (2.0, 1.5)], band=[(1.0, 1.9, 2.1), (2.0, 1.25, 1.75)])
     assert "rotary ends at 1.50 (1.25 to 1.75)" in Chart("t", [line], "steps", "loss").spoken

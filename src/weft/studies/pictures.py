@@ -263,12 +263,16 @@ def _charts(told: Told, pick: Callable[[Run], Curve], words: str, lower: bool, m
 
 
 def _ends_best(lines: Sequence[Series], words: str, lower: bool) -> str:
-    """Which mean ends best, and by how much."""
-    ranked = sorted(((line.points[-1][1], line.name) for line in lines), key=lambda one: one[0] if lower else -one[0])
-    (first, name), *rest = ranked
+    """Which mean ends best, which is next, and whether their bands keep them apart there."""
+    first, *rest = sorted(lines, key=lambda line: line.points[-1][1] * (1 if lower else -1))
     how = "lowest" if lower else "highest"
-    beside = f", {called(rest[0][1])} follows at {significant(rest[0][0])}" if rest else ""
-    return f"{called(name)} ends {how}: {significant(first)} {words}{beside}"
+    title = f"{called(first.name)} ends {how}: {significant(first.points[-1][1])} {words}"
+    if not rest:
+        return title
+    title += f", {called(rest[0].name)} follows at {significant(rest[0].points[-1][1])}"
+    bands = [line.band[-1] for line in (first, rest[0]) if line.band]
+    apart = len(bands) < 2 or max(low for _, low, _ in bands) > min(high for *_, high in bands)
+    return title if apart else f"{title}; their bands overlap"
 
 
 def _ceiling(lines: Sequence[Series]) -> float | None:
