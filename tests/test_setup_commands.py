@@ -169,10 +169,11 @@ def test_a_killed_command_counts_as_failed(setup: Setup) -> None:
 
 
 def test_the_environment_shows_no_packages_elsewhere(setup: Setup, monkeypatch: Patch) -> None:
-    for name in ("PYTHONPATH", "PYTHONHOME", "PIP_USER", "PIP_FIND_LINKS"):
+    hidden = {"PYTHONPATH", "PYTHONHOME", "PIP_USER", "PYTHONDONTWRITEBYTECODE"}
+    for name in (*hidden, "PIP_FIND_LINKS"):
         monkeypatch.setenv(name, "/elsewhere")
     variables = setup.environment()
-    assert not {"PYTHONPATH", "PYTHONHOME", "PIP_USER"} & set(variables)
+    assert not hidden & set(variables)
     assert variables["PIP_FIND_LINKS"] == "/elsewhere"  # how a person configured pip stays
 
 

@@ -71,8 +71,11 @@ def lacks_nvidia() -> bool:
 
 
 def environment() -> dict[str, str]:
-    """The surrounding variables without those that would lead .venv's Python or pip to packages elsewhere."""
-    hidden = ("PYTHONHOME", "PYTHONPATH", "PIP_USER", "PIP_TARGET", "PIP_PREFIX")
+    """The surrounding variables without those that would lead .venv's Python or pip to packages elsewhere.
+
+    Nor may one keep Python from keeping what it compiles: pip does not compile here, and each start would, for 4 s.
+    """
+    hidden = ("PYTHONHOME", "PYTHONPATH", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PYTHONDONTWRITEBYTECODE")
     return {key: value for key, value in os.environ.items() if key not in hidden}
 
 
