@@ -340,7 +340,11 @@ def test_a_law_is_a_straight_line_on_logarithmic_axes(done: tuple[Path, dict[str
     assert picture.law is not None
     assert [end / size**-0.1 for size, end in picture.law] == pytest.approx([7.0, 7.0])
     page = study_page(results, done[0].parent / "cells")
-    assert "Dotted: the law." in page
+    assert "Dotted: the fitted power law." in page
+    results["law"]["p_fit"] = 0.001
+    missed = law_line(Told(results, done[0].parent / "cells"))
+    assert missed is not None
+    assert missed.title.startswith("validation bits per byte follows no power law of parameters; the nearest has")
 
 
 def test_a_series_is_written_anew_too(done: tuple[Path, dict[str, Any]]) -> None:

@@ -13,7 +13,6 @@ from weft.report.markup import Markup, join, tag
 from weft.report.page import drawing, facts, figure, fold, page, prose, section, table
 from weft.report.scatter import pictures as drawn_scatter
 from weft.report.svg import Chart
-from weft.studies.laws import LACKS
 from weft.studies.markdown import CLOCK, FRONT, clock_rows, flat
 from weft.studies.pictures import Told, cost, effect_rows, interval_note, intervals, law_line, training, validation
 from weft.studies.sentences import (
@@ -166,8 +165,9 @@ def _law(told: Told) -> Markup:
     chart = law_line(told)
     if chart is None:
         return Markup("")
-    note = f"Dotted: the law. Vertical lines: {confidence(told.results)} intervals of each mean over seeds."
-    note += " The arms do not lie on it." * (told.results["law"].get("p_fit", 1) <= LACKS)
+    note = (
+        f"Dotted: the fitted power law. Vertical lines: {confidence(told.results)} intervals of each mean over seeds."
+    )
     return drawing(chart.title, f"{metric_of(told.results)} against {chart.x_name}", drawn_scatter(chart), note)
 
 

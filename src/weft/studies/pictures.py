@@ -15,7 +15,7 @@ from weft.report.intervals import Effect, IntervalChart
 from weft.report.scales import Point
 from weft.report.scatter import ScatterChart, Spot
 from weft.report.svg import PALETTE, Chart, Series
-from weft.studies.laws import power
+from weft.studies.laws import LACKS, power
 from weft.studies.sentences import (
     DECIDED,
     FEW,
@@ -332,6 +332,8 @@ def law_line(told: Told) -> ScatterChart | None:
     how = "falls" if found["exponent"] < 0 else "grows"
     exponent = power(found["exponent"], found["low"], found["high"]).replace("-", "−")
     title = f"{metric_of(results)} {how} as {words} to the power {exponent}"
+    if found.get("p_fit", 1) <= LACKS:
+        title = f"{metric_of(results)} follows no power law of {words}; the nearest has the exponent {exponent}"
     return ScatterChart(title, _spots(told, known), words, metric_of(results), (), show, significant, (first, last))
 
 
