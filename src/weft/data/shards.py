@@ -31,8 +31,8 @@ from numpy.typing import DTypeLike, NDArray
 from weft.data.documents import Document
 from weft.text.tokenizers import Tokenizer
 
-BATCH = 2_000_000
-"""Characters tokenised at a time: enough for all cores, little enough for a small machine's memory."""
+BATCH = 250_000
+"""Characters tokenised at a time: enough for all cores; in larger ones they wait for each other, in more memory."""
 
 
 @dataclass(frozen=True, eq=False)
