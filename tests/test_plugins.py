@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import py_compile
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +131,27 @@ def test_nothing_runs_a_plugin_unasked(recipe: Path) -> None:
     again = tiny.Process(recipe.parent, "train", path, *" ".join(asked).split())
     assert again.wait() == 0, again.said
     assert tiny.result(path) == tiny.result(tiny.run(recipe, recipe.parent, *MINE)[0].folder)
+
+
+def test_a_compiled_copy_beside_a_plugin_is_neither_run_nor_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is run is what was read and is recorded; Python's cache is trusted by date and size alone."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    path = tmp_path / "mine.py"
+    path.write_text("raise ValueError('compiled')")
+    compiled = Path(py_compile.compile(str(path)))
+    when = path.stat().st_mtime_ns
+    path.write_text("raise ValueError('as read!')")
+    os.utime(path, ns=(when, when))
+    with pytest.raises(WeftError, match="as read!"):
+        load_plugins([path])
+    shutil.rmtree(compiled.parent)
+    path.write_text("VALUE = 1")
+    load_plugins([path])
+    assert [one.name for one in tmp_path.iterdir()] == ["mine.py"]
+    with pytest.raises(WeftError, match="not a Python file"):
+        load_plugins([path.rename(tmp_path / "mine.txt")])
 
 
 def test_in_a_process_that_was_not_asked(recipe: Path) -> None:

@@ -6,12 +6,26 @@ import hashlib
 import importlib.util
 import sys
 from collections.abc import Iterable, Mapping
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType
 
 from weft.errors import WeftError
 
 _loaded: set[str] = set()
 """SHA-256 of what was run in this process."""
+
+
+class _Loader(SourceFileLoader):
+    """Runs the bytes that were read, never a compiled copy beside the file, and leaves none in a run's folder."""
+
+    def __init__(self, name: str, path: Path, source: bytes) -> None:
+        super().__init__(name, str(path))
+        self.source = source
+
+    def get_code(self, fullname: str) -> CodeType:
+        code: CodeType = self.source_to_code(self.source, self.path)
+        return code
 
 
 def load_plugins(names: Iterable[str | Path], base: Path = Path()) -> dict[Path, str]:
@@ -24,6 +38,8 @@ def load_plugins(names: Iterable[str | Path], base: Path = Path()) -> dict[Path,
 
 def _load(path: Path) -> str:
     name = str(path)
+    if path.suffix != ".py":
+        raise WeftError(f"plugins: {name}: not a Python file (.py)")
     try:
         source = path.read_bytes()
     except OSError as error:
@@ -32,13 +48,13 @@ def _load(path: Path) -> str:
     if digest in _loaded:
         return digest
     module_name = f"weft_plugin_{path.stem}_{digest[:8]}"
-    spec = importlib.util.spec_from_file_location(module_name, path.resolve())
-    if spec is None or spec.loader is None:
-        raise WeftError(f"plugins: {name}: not a Python file")
+    loader = _Loader(module_name, path.resolve(), source)
+    spec = importlib.util.spec_from_loader(module_name, loader)
+    assert spec is not None, "a loader was given"
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except WeftError as error:
         raise WeftError(f"plugins: {name}: {error}") from error
     except (Exception, SystemExit) as error:
