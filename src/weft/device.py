@@ -158,16 +158,16 @@ def keep_memory() -> bool:
     """Let the C library keep freed memory for the next tensor instead of giving it back; returns whether it could.
 
     glibc returns every large block to the system at once, and the next one of the same size is page-faulted in anew,
-    zero by zero: a step that makes the same temporaries again and again pays for it each time. Blocks above 32 MiB, the
-    most that glibc can be told, still go back: kept, their holes took a sixth of GPT-2's memory. Linux with glibc only.
+    zero by zero: a step that makes the same temporaries again and again pays for it each time, and large blocks most.
+    What it costs are holes, a sixth of GPT-2's memory (docs/log.md). Linux with glibc only.
     """
     import ctypes
 
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h
-    settings = {mmap_threshold: 2**25, trim_threshold: 2**31 - 1, top_pad: 2**26}
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
+    settings = {mmap_max: 0, trim_threshold: 2**31 - 1, top_pad: 2**26}
     return all(mallopt(option, value) for option, value in settings.items())
 
 
