@@ -47,16 +47,18 @@ SCRIPTS = (
     Script("time_to_quality", 140, 7200, paced=False, needs_text=True),
 )
 
+LEFT_OUT = "left out"
+
 
 def run(script: Script, quick: bool, seconds: float, text: Path | None, folder: Path) -> str | None:
     """Run one benchmark into `folder`; what is wrong with its result, or None."""
     target = folder / f"{script.name}.json"
-    target.unlink(missing_ok=True)
     path = HERE / f"{script.name}.py"
     if not path.exists():
         return "there is no such benchmark yet"
     if script.needs_text and text is None:
-        return "left out: give its text with --text"
+        return f"{LEFT_OUT}: give its text with --text"
+    target.unlink(missing_ok=True)
     command = [sys.executable, str(path), *([str(text)] if script.needs_text else []), "--json", str(target)]
     command += ["--quick"] * quick
     if script.paced:
@@ -158,18 +160,28 @@ def panels(results: dict[str, Any]) -> list[Panel]:
     return found
 
 
-def write(results: dict[str, Any], problems: dict[str, str | None], quick: bool) -> None:
-    """Tables and picture into the documents."""
+def stored(folder: Path) -> dict[str, Any]:
+    """Results that lie in `folder`, by their benchmark."""
+    paths = {script.name: folder / f"{script.name}.json" for script in SCRIPTS}
+    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.exists()}
+
+
+def write(results: dict[str, Any], problems: dict[str, str | None], quick: bool, before: dict[str, Any]) -> None:
+    """Tables and picture into the documents.
+
+    What was not measured now stays as it is; of `before` the picture shows what was measured on this machine.
+    """
     text = DOCUMENT.read_text(encoding="utf-8")
     first = next((found["machine"] for found in results.values() if "machine" in found), None)
+    kept = {name: found for name, found in before.items() if found.get("machine") == first}
     if first:
         how = " Measured by `make bench-quick`: ranges are wide." if quick else " Measured by `make bench`."
         text = fill(text, "machine", time.strftime("%Y-%m-%d: ") + describe(first) + how)
     for script in SCRIPTS:
-        if script.name in problems:
+        if script.name in problems and not (problems[script.name] or "").startswith(LEFT_OUT):
             text = fill(text, script.name, section(results.get(script.name), problems[script.name]))
     DOCUMENT.write_text(text, encoding="utf-8")
-    shown = panels(results)
+    shown = panels(kept | results)
     if shown:
         PICTURE.write_text(draw(shown), encoding="utf-8")
 
@@ -198,9 +210,9 @@ def main() -> int:
         if problem:
             print(f"{name}: {problem}")
     if options.write:
-        write(results, problems, options.quick)
+        write(results, problems, options.quick, stored(options.results))
     print(f"{time.monotonic() - started:.0f} s in all")
-    return int(any(problem and "left out" not in problem for problem in problems.values()))
+    return int(any(problem and not problem.startswith(LEFT_OUT) for problem in problems.values()))
 
 
 if __name__ == "__main__":

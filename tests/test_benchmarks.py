@@ -162,7 +162,7 @@ def test_documents_are_filled_between_markers(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(runner, "DOCUMENT", document)
     monkeypatch.setattr(runner, "PICTURE", drawn)
     document.write_text(MARKED, encoding="utf-8")
-    runner.write({"train": result()}, {"train": None}, quick=True)
+    runner.write({"train": result()}, {"train": None}, quick=True, before={})
     text = document.read_text(encoding="utf-8")
     assert text.startswith("before\n<!-- machine -->\n")
     assert "abacus" in text
@@ -173,6 +173,26 @@ def test_documents_are_filled_between_markers(tmp_path: Path, monkeypatch: pytes
     ET.fromstring(drawn.read_text(encoding="utf-8"))
     with pytest.raises(ValueError, match="no <!-- data -->"):
         runner.fill(text, "data", "x")
+
+
+def test_what_is_not_measured_again_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document, drawn = tmp_path / "performance.md", tmp_path / "performance.svg"
+    monkeypatch.setattr(runner, "DOCUMENT", document)
+    monkeypatch.setattr(runner, "PICTURE", drawn)
+    quality = "<!-- time_to_quality -->three seeds<!-- /time_to_quality -->"
+    document.write_text(MARKED + quality, encoding="utf-8")
+    problem = runner.run(runner.SCRIPTS[-1], True, 1.0, None, tmp_path)
+    row = {"system": "2 cores", "megabytes_per_second": 3.0, "low": 2.0, "high": 4.0}
+    here = {"machine": result()["machine"], "finding": "twice as fast", "rows": [row]}
+    for name, there in (("here", here), ("elsewhere", {**here, "machine": {"processor": "fingers"}})):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "data.json").write_text(json.dumps(there), encoding="utf-8")
+        runner.write(
+            {"train": result()}, {"train": None, "time_to_quality": problem}, quick=True, before=runner.stored(folder)
+        )
+        assert document.read_text(encoding="utf-8").endswith(quality)
+        assert ("twice as fast" in drawn.read_text(encoding="utf-8")) == (name == "here")
 
 
 def test_the_page_has_a_place_for_every_benchmark() -> None:
