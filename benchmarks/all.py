@@ -166,22 +166,21 @@ def stored(folder: Path) -> dict[str, Any]:
     return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.exists()}
 
 
-def write(results: dict[str, Any], problems: dict[str, str | None], quick: bool, before: dict[str, Any]) -> None:
-    """Tables and picture into the documents.
+def write(found: dict[str, Any], problems: dict[str, str | None], quick: bool) -> None:
+    """Tables and picture into the documents, of what was found in this run and before.
 
-    What was not measured now stays as it is; of `before` the picture shows what was measured on this machine.
+    What was not measured now stays as it is on the page; the picture shows of it what is from this machine.
     """
     text = DOCUMENT.read_text(encoding="utf-8")
-    first = next((found["machine"] for found in results.values() if "machine" in found), None)
-    kept = {name: found for name, found in before.items() if found.get("machine") == first}
-    if first:
+    asked = {name: problem for name, problem in problems.items() if not (problem or "").startswith(LEFT_OUT)}
+    here = next((found[name]["machine"] for name in asked if "machine" in found.get(name, {})), None)
+    if here:
         how = " Measured by `make bench-quick`: ranges are wide." if quick else " Measured by `make bench`."
-        text = fill(text, "machine", time.strftime("%Y-%m-%d: ") + describe(first) + how)
-    for script in SCRIPTS:
-        if script.name in problems and not (problems[script.name] or "").startswith(LEFT_OUT):
-            text = fill(text, script.name, section(results.get(script.name), problems[script.name]))
+        text = fill(text, "machine", time.strftime("%Y-%m-%d: ") + describe(here) + how)
+    for name, problem in asked.items():
+        text = fill(text, name, section(found.get(name), problem))
     DOCUMENT.write_text(text, encoding="utf-8")
-    shown = panels(kept | results)
+    shown = panels({name: one for name, one in found.items() if one.get("machine") == here})
     if shown:
         PICTURE.write_text(draw(shown), encoding="utf-8")
 
@@ -197,20 +196,17 @@ def main() -> int:
     options = options_of.parse_args()
     names = options.only.split(",") if options.only else [script.name for script in SCRIPTS]
     options.results.mkdir(parents=True, exist_ok=True)
-    started, problems, results = time.monotonic(), {}, {}
+    started, problems = time.monotonic(), {}
     for script in SCRIPTS:
         if script.name not in names:
             continue
         seconds = quick_seconds(script, names, time.monotonic() - started) if options.quick else float(script.full)
         problems[script.name] = run(script, options.quick, seconds, options.text, options.results)
-        target = options.results / f"{script.name}.json"
-        if target.exists():
-            results[script.name] = json.loads(target.read_text(encoding="utf-8"))
     for name, problem in problems.items():
         if problem:
             print(f"{name}: {problem}")
     if options.write:
-        write(results, problems, options.quick, stored(options.results))
+        write(stored(options.results), problems, options.quick)
     print(f"{time.monotonic() - started:.0f} s in all")
     return int(any(problem and not problem.startswith(LEFT_OUT) for problem in problems.values()))
 

@@ -162,7 +162,7 @@ def test_documents_are_filled_between_markers(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(runner, "DOCUMENT", document)
     monkeypatch.setattr(runner, "PICTURE", drawn)
     document.write_text(MARKED, encoding="utf-8")
-    runner.write({"train": result()}, {"train": None}, quick=True, before={})
+    runner.write({"train": result()}, {"train": None}, quick=True)
     text = document.read_text(encoding="utf-8")
     assert text.startswith("before\n<!-- machine -->\n")
     assert "abacus" in text
@@ -187,10 +187,9 @@ def test_what_is_not_measured_again_stays(tmp_path: Path, monkeypatch: pytest.Mo
     for name, there in (("here", here), ("elsewhere", {**here, "machine": {"processor": "fingers"}})):
         folder = tmp_path / name
         folder.mkdir()
-        (folder / "data.json").write_text(json.dumps(there), encoding="utf-8")
-        runner.write(
-            {"train": result()}, {"train": None, "time_to_quality": problem}, quick=True, before=runner.stored(folder)
-        )
+        for benchmark, found in (("train", result()), ("data", there)):
+            (folder / f"{benchmark}.json").write_text(json.dumps(found), encoding="utf-8")
+        runner.write(runner.stored(folder), {"train": None, "time_to_quality": problem}, quick=True)
         assert document.read_text(encoding="utf-8").endswith(quality)
         assert ("twice as fast" in drawn.read_text(encoding="utf-8")) == (name == "here")
 
