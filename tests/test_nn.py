@@ -34,6 +34,7 @@ from weft.nn import (
     materialize,
     tap_paths,
 )
+from weft.nn.heads import chunked_sum
 
 WEIGHTS = "decoder.blocks.*.attention.weights"
 
@@ -324,6 +325,21 @@ def test_the_loss_in_chunks_is_the_loss_and_never_holds_all_logits() -> None:
         close(term.total.detach()[None], flat.detach()[None])
         close(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]), expected)
         close(model.heads["lm"].losses(model(x_BT).x_BTD, targets_BT, chunk).sum()[None], flat.detach()[None])
+
+
+def test_gradients_that_are_one_tensor_are_added_up_apart() -> None:
+    """Those of chunks are added in place: `a` and `b` are handed the same one, `c` one number that stands for many."""
+    x_ND, targets_N = torch.randn(7, 3), torch.zeros(7, dtype=torch.long)
+    learned = [torch.randn(3, requires_grad=True) for _ in range(3)]
+
+    def loss(x_ND: Tensor, targets_N: Tensor) -> Tensor:
+        a, b, c = learned
+        return (x_ND.sum(0) + a + b).square().sum() + c.sum()
+
+    chunked_sum(loss, x_ND, targets_N, 3, learned).backward()
+    whole = sum(loss(x, targets_N) for x in x_ND.split(3))
+    for found, expected in zip(learned, torch.autograd.grad(whole, learned), strict=True):
+        close(found.grad, expected)
 
 
 @pytest.mark.parametrize("chunk", [2, 1000])

@@ -6,7 +6,7 @@ positions of the flattened batch, C a number of classes, E the width of the embe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -282,9 +282,11 @@ class _ChunkedSum(torch.autograd.Function):
             total += value.detach()
             x_grads.append(x_grad)
             for index, grad in enumerate(grads):
-                if grad is not None:
-                    held = sums[index]
-                    sums[index] = grad if held is None else held + grad
+                held = sums[index]
+                if held is not None and grad is not None:
+                    held += grad  # in its place: of a vocabulary of 50,257 a third one would be 150 MB
+                elif grad is not None:
+                    sums[index] = _own(grad, (x_grad, *grads))
         ctx.save_for_backward(torch.cat(x_grads), *sums)
         ctx.learned = [parameter.requires_grad for parameter in parameters]
         return total
@@ -295,6 +297,13 @@ class _ChunkedSum(torch.autograd.Function):
         held = iter(sums)
         grads = [_times(next(held), grad) if learned else None for learned in ctx.learned]
         return None, x_grad * grad.to(x_grad.dtype), None, None, *grads
+
+
+def _own(grad: Tensor, others: Sequence[Tensor | None]) -> Tensor:
+    """A gradient to add to: itself, unless it is another one's too, or one number that stands for many."""
+    place = grad.untyped_storage().data_ptr()
+    sharing = sum(other is not None and other.untyped_storage().data_ptr() == place for other in others)
+    return grad if sharing == 1 and grad.is_contiguous() else grad.clone(memory_format=torch.contiguous_format)
 
 
 def _times(sum: Tensor | None, grad: Tensor) -> Tensor | None:
