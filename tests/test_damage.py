@@ -113,6 +113,27 @@ def test_a_semantic_override_is_refused_and_named(lab: Lab) -> None:
     assert "did you mean 'learning_rate'?" in refused(lab, path, "optimizer.lerning_rate=1")
 
 
+def test_a_run_that_another_process_trains(lab: Lab) -> None:
+    path = lab.stopped()
+    with RunFolder(path).held():
+        assert refused(lab, path) == f"{path}: another weft trains this run now; wait for it, or stop it"
+    assert lab.resume(path).startswith(f"{path}: going on from step 8 of 12")
+
+
+def test_a_run_is_held_from_its_first_step_to_its_report(lab: Lab) -> None:
+    path, found = lab.folder / "runs" / "held", list[int]()
+
+    def on_step(step: int, values: object) -> None:
+        with pytest.raises(WeftError, match="another weft trains this run now"), RunFolder(path).held():
+            pass
+        found.append(step)
+
+    tiny.run(lab.recipe, path.parent, "train.budget=3 steps", name=path.name, on_step=on_step)
+    assert found == [1, 2, 3]
+    with RunFolder(path).held():
+        pass
+
+
 def test_an_execution_override_is_allowed(lab: Lab) -> None:
     path = lab.stopped()
     said = lab.resume(path, "train.micro_batch=2", "train.keep_checkpoints=4", "train.sample_tokens=9")

@@ -30,6 +30,13 @@ def test_a_device_that_is_not_there_is_refused() -> None:
         device.choose("abacus")
 
 
+def test_a_card_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(WeftError, match=r"device 'cuda:9' .* \(there is: cpu, cuda, cuda:0, cuda:1\)"):
+        device.choose("cuda:9")
+
+
 def test_a_device_that_computes_wrongly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first product after float64's is spoilt, as a broken kernel would."""
     product = torch.Tensor.__matmul__

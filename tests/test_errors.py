@@ -187,6 +187,7 @@ def test_a_run_that_diverges(folder: Path, monkeypatch: pytest.MonkeyPatch, caps
     )
     lines = (folder / "runs/tiny/metrics.jsonl").read_text().splitlines()
     assert all(json.loads(line)["split"] for line in lines), "what was measured before stays readable"
+    assert json.loads((folder / "runs/tiny/manifest.json").read_text())["status"] == "failed"
 
 
 def test_a_folder_called_like_a_recipe(

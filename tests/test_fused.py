@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from weft.nn import fused, linear
+from weft.nn import Dims, fused, linear
+from weft.nn.heads import LanguageModelHead
 from weft.nn.initialization import Normal
 
 
@@ -91,3 +92,42 @@ def test_a_wide_matrix_takes_the_aligned_way_and_gives_the_same(monkeypatch: pyt
         taken.clear()
         matrix(x[:1])
         assert not taken, "one row is no product that alignment would help"
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_cross_entropy_that_consumes_its_logits(smoothing: float) -> None:
+    """As torch's, of scores of any size; of its derivative there is one copy, and so one use."""
+    scores = normal(6, 11).detach() * torch.tensor([1, 30, 1e4, 1, 1, 1e-9])[:, None]
+    scores[3, 2] = -torch.inf if smoothing == 0.0 else scores[3, 2]  # a token that is ruled out
+    targets, weights = torch.tensor([0, 10, 3, 5, 5, 7]), normal(6).detach()
+    theirs, mine = scores.clone().requires_grad_(), scores.clone().requires_grad_()
+    expected = F.cross_entropy(theirs, targets, reduction="none", label_smoothing=smoothing)
+    logits = mine * 1.0
+    found = fused.consuming_cross_entropy(logits, targets, smoothing)
+    torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-14)
+    (found * weights).sum().backward(retain_graph=True)
+    (expected * weights).sum().backward()
+    assert mine.grad is not None
+    torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-14, atol=1e-15)
+    assert logits.untyped_storage().nbytes() == 6 * 11 * 8
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        found.sum().backward()
+
+
+def test_the_chunks_of_a_wide_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where rows are aligned, logits consumed and gradients added in place: as one cross-entropy of all in float64."""
+    used: list[int] = []
+    product = fused.aligned_product
+    monkeypatch.setattr(fused, "aligned_product", lambda x, w: used.append(len(x)) or product(x, w))
+    dims = Dims(d_model=8, max_length=4, vocab_size=2**14 + 1)
+    head = LanguageModelHead(nn.Identity(), dims, 8, bias=True)
+    for parameter in head.parameters():
+        parameter.data = 0.3 * normal(*parameter.shape, dtype=torch.float32).detach()
+    x, targets = normal(1, 192, 8, dtype=torch.float32), torch.arange(192)[None] * 85
+    head.loss(x, targets, chunk=64).total.backward()
+    assert used == [64, 64, 64]
+    wide = [value.detach().double().requires_grad_() for value in (x, head.projection.weight, head.projection.bias)]
+    logits = F.linear(wide[0][0], wide[1], wide[2])
+    F.cross_entropy(logits, targets[0], reduction="sum").backward()
+    for found, true in zip((x, head.projection.weight, head.projection.bias), wide, strict=True):
+        torch.testing.assert_close(found.grad.double(), true.grad, rtol=2e-5, atol=2e-6)

@@ -327,12 +327,22 @@ def test_the_loss_in_chunks_is_the_loss_and_never_holds_all_logits() -> None:
         close(model.heads["lm"].losses(model(x_BT).x_BTD, targets_BT, chunk).sum()[None], flat.detach()[None])
 
 
+def test_logits_that_somebody_keeps_are_left_alone() -> None:
+    """Else the loss in chunks makes their derivative in their place."""
+    model = small(embedding={"tied": True})
+    x_BT, kept = tokens(model, 2, 9), list[Tensor]()
+    x_BTD = model(x_BT).x_BTD
+    with listen(model, "heads.lm.logits", lambda path, logits_NV: kept.append(logits_NV)):
+        model.heads["lm"].loss(x_BTD, x_BT, chunk=6).total.backward()
+    assert torch.equal(torch.cat(kept), torch.cat([model.heads["lm"](x) for x in x_BTD.flatten(0, 1).split(6)]))
+
+
 def test_gradients_that_are_one_tensor_are_added_up_apart() -> None:
     """Those of chunks are added in place: `a` and `b` are handed the same one, `c` one number that stands for many."""
     x_ND, targets_N = torch.randn(7, 3), torch.zeros(7, dtype=torch.long)
     learned = [torch.randn(3, requires_grad=True) for _ in range(3)]
 
-    def loss(x_ND: Tensor, targets_N: Tensor) -> Tensor:
+    def loss(x_ND: Tensor, targets_N: Tensor, once: bool = False) -> Tensor:
         a, b, c = learned
         return (x_ND.sum(0) + a + b).square().sum() + c.sum()
 

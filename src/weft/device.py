@@ -43,10 +43,10 @@ def choose(device: str = "auto", precision: str = "auto") -> Machine:
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available.get(device.split(":")[0], False):
-        here = ", ".join(name for name, there in available.items() if there)
-        raise WeftError(f"device {device!r} is not available here (there is: {here})")
+    cards = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    here = ["cpu", *["cuda"] * bool(cards), *cards, *["mps"] * torch.backends.mps.is_available()]
+    if device not in here:
+        raise WeftError(f"device {device!r} is not available here (there is: {', '.join(here)})")
     fast = fast_bf16(device)
     reason = "asked for"
     if precision == "auto":

@@ -30,6 +30,14 @@ def aligned_product(x: Tensor, weight: Tensor) -> Tensor:
     return _AlignedProduct.apply(x, weight)  # type: ignore[no-untyped-call]
 
 
+def consuming_cross_entropy(logits_NC: Tensor, targets_N: Tensor, smoothing: float = 0.0) -> Tensor:
+    """-sum over c of q(c) log p(c) for each row in nats; q is 1 at the target, a share `smoothing` of it spread evenly.
+
+    The logits are gone: in their memory stand the probabilities, then the derivative, which can be asked for once.
+    """
+    return _ConsumingCrossEntropy.apply(logits_NC, targets_N, smoothing)  # type: ignore[no-untyped-call]
+
+
 class _RmsNorm(torch.autograd.Function):
     """With s = 1/sqrt(mean(x^2) + epsilon): y = x s w, so dx = g w s - x s^3 mean(g w x), dw = sum over N of g x s."""
 
@@ -103,3 +111,26 @@ class _AlignedProduct(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             weight_grad = grad.reshape(-1, len(weight)).t() @ x.reshape(-1, x.shape[-1])
         return x_grad, weight_grad
+
+
+class _ConsumingCrossEntropy(torch.autograd.Function):
+    """With p = softmax(x): loss = log sum exp x - sum q x, so dx = g (p - q)."""
+
+    @staticmethod
+    def forward(ctx: Any, logits_NC: Tensor, targets_N: Tensor, smoothing: float) -> Tensor:
+        targets_N1 = targets_N[:, None]
+        x_NC = logits_NC.detach()  # autograd need not know that their memory is used anew
+        x_NC.sub_(x_NC.amax(-1, keepdim=True))
+        expected_N1 = x_NC.gather(-1, targets_N1) * (1 - smoothing)
+        if smoothing:
+            expected_N1 += smoothing * x_NC.mean(-1, keepdim=True)
+        sums_N1 = x_NC.exp_().sum(-1, keepdim=True)
+        p_NC = x_NC.div_(sums_N1)
+        p_NC.scatter_add_(-1, targets_N1, torch.full_like(expected_N1, smoothing - 1))
+        ctx.save_for_backward(p_NC.sub_(smoothing / p_NC.shape[-1]) if smoothing else p_NC)
+        return (sums_N1.log() - expected_N1).squeeze(-1)
+
+    @staticmethod
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor, None, None]:
+        (derivative_NC,) = ctx.saved_tensors  # torch refuses it the second time: it was multiplied since
+        return derivative_NC.mul_(grad_N[:, None]), None, None

@@ -19,6 +19,7 @@ from torch import Tensor
 from weft.config import Slot
 from weft.data.rows import IGNORE
 from weft.errors import WeftError
+from weft.nn import fused
 from weft.nn.embeddings import TokenEmbedding, Tokens
 from weft.nn.feedforward import GeluForm
 from weft.nn.initialization import Normal
@@ -210,14 +211,14 @@ class LanguageModelHead(HeadModule):
         """Cross-entropy in nats of every target, B x T, zero where it is IGNORE; without gradients."""
         with torch.no_grad():
             rows = zip(x_BTD.flatten(0, 1).split(chunk), targets_BT.flatten().split(chunk), strict=True)
-            nats = [self._nats_each(x_ND, targets_N) for x_ND, targets_N in rows]
+            nats = [cross_entropy(self(x_ND), targets_N) for x_ND, targets_N in rows]
         return torch.cat(nats).view_as(targets_BT)
 
-    def _nats_each(self, x_ND: Tensor, targets_N: Tensor, smoothing: float = 0.0) -> Tensor:
-        return cross_entropy(self(x_ND), targets_N, smoothing)
-
-    def _nats(self, x_ND: Tensor, targets_N: Tensor, smoothing: float) -> Tensor:
-        return self._nats_each(x_ND, targets_N, smoothing).sum()
+    def _nats(self, x_ND: Tensor, targets_N: Tensor, once: bool, smoothing: float) -> Tensor:
+        logits_NV = self(x_ND)
+        if once and type(self.projection) is Linear and not self.heard("logits"):  # nobody else reads them
+            return fused.consuming_cross_entropy(_widened(logits_NV), targets_N, smoothing).sum()
+        return cross_entropy(logits_NV, targets_N, smoothing).sum()
 
     def rehearse(self, x_BTD: Tensor) -> Tensor:
         return self.loss(x_BTD, torch.zeros(x_BTD.shape[:2], dtype=torch.long, device=x_BTD.device)).total
@@ -243,13 +244,19 @@ def cross_entropy(logits_NC: Tensor, targets_N: Tensor, smoothing: float = 0.0) 
 
     q is 1 at the target, or 1 - smoothing + smoothing/C there and smoothing/C elsewhere.
     """
-    wide_NC = logits_NC.to(torch.promote_types(logits_NC.dtype, torch.float32))
-    return F.cross_entropy(wide_NC, targets_N, reduction="none", ignore_index=IGNORE, label_smoothing=smoothing)
+    options: dict[str, Any] = {"reduction": "none", "ignore_index": IGNORE, "label_smoothing": smoothing}
+    return F.cross_entropy(_widened(logits_NC), targets_N, **options)
 
 
-def chunked_sum(
-    loss: Callable[[Tensor, Tensor], Tensor], x_ND: Tensor, targets_N: Tensor, chunk: int, parameters: list[Tensor]
-) -> Tensor:
+def _widened(logits_NC: Tensor) -> Tensor:
+    return logits_NC.to(torch.promote_types(logits_NC.dtype, torch.float32))
+
+
+Loss = Callable[[Tensor, Tensor, bool], Tensor]
+"""A sum over rows x of what is lost at their targets; whether its derivative is asked for once, at once."""
+
+
+def chunked_sum(loss: Loss, x_ND: Tensor, targets_N: Tensor, chunk: int, parameters: list[Tensor]) -> Tensor:
     """sum over chunks of loss(x, targets), whose gradients are taken chunk by chunk, in the forward pass.
 
     So each chunk's logits are freed before the next one's are made, and none is computed twice. `parameters` are
@@ -257,7 +264,7 @@ def chunked_sum(
     """
     if len(x_ND) <= chunk or not torch.is_grad_enabled():
         pieces = _pieces(x_ND, targets_N, chunk)
-        return sum((loss(x, targets) for x, targets in pieces), start=x_ND.new_zeros((), dtype=torch.float32))
+        return sum((loss(x, targets, False) for x, targets in pieces), start=x_ND.new_zeros((), dtype=torch.float32))
     return _ChunkedSum.apply(loss, x_ND, targets_N, chunk, *parameters)  # type: ignore[no-untyped-call]
 
 
@@ -267,17 +274,14 @@ def _pieces(x_ND: Tensor, targets_N: Tensor, chunk: int) -> Iterator[tuple[Tenso
 
 class _ChunkedSum(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, loss: Callable[[Tensor, Tensor], Tensor], x_ND: Tensor, targets_N: Tensor, chunk: int,
-        *parameters: Tensor,
-    ) -> Tensor:  # fmt: skip
+    def forward(ctx: Any, loss: Loss, x_ND: Tensor, targets_N: Tensor, chunk: int, *parameters: Tensor) -> Tensor:
         learned = [parameter for parameter in parameters if parameter.requires_grad]
         sums: list[Tensor | None] = [None] * len(learned)
         x_grads, total = [], x_ND.new_zeros((), dtype=torch.promote_types(x_ND.dtype, torch.float32))
         for x, targets in _pieces(x_ND.detach(), targets_N, chunk):
             with torch.enable_grad():
                 x = x.requires_grad_()
-                value = loss(x, targets)
+                value = loss(x, targets, True)
                 x_grad, *grads = torch.autograd.grad(value, (x, *learned), allow_unused=True)
             total += value.detach()
             x_grads.append(x_grad)

@@ -17,12 +17,14 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from weft.config import yaml
 from weft.errors import WeftError
 from weft.runs.atomic import TEMPORARY, new_folder, write_text
+from weft.runs.lock import held
 from weft.runs.log import Log
 
 FORMAT = 1
@@ -111,6 +113,10 @@ class RunFolder:
     def checkpoint(self, step: int) -> Path:
         """Where the checkpoint of `step` belongs."""
         return self.path / "checkpoints" / f"step-{step:08d}"
+
+    def held(self) -> AbstractContextManager[None]:
+        """Work on this run as the only process. Raises WeftError when another one does."""
+        return held(self.path, "another weft trains this run now; wait for it, or stop it")
 
     def clean(self) -> None:
         """Remove what a kill left half-written."""

@@ -11,7 +11,7 @@ from rich.console import Console
 from weft.report.terminal import console as make_console
 from weft.studies.cells import Cell
 from weft.studies.donors import trained
-from weft.studies.folder import Report, StudyFolder, held
+from weft.studies.folder import Report, StudyFolder, only_one
 from weft.studies.outcome import findings, write_results, write_series
 from weft.studies.reading import command, is_timing, read_raw, read_studies, renamed
 from weft.studies.running import Runner
@@ -51,7 +51,7 @@ def study(
         say(console, note)
     where = Path(studies)
     store = where / "cells"
-    with held(store):
+    with only_one(store):
         donors = trained(Runner(store, 1, console, isolated))
         sessions = open_studies(read, where, quick, jobs, threads, console, donors)
         for session in sessions or ():

@@ -22,6 +22,7 @@ from weft.config import semantic, yaml
 from weft.errors import WeftError
 from weft.runs.atomic import disk_errors, write_text
 from weft.runs.folder import read_json, to_json
+from weft.runs.lock import LOCK, held
 from weft.studies.cells import State, state_of
 from weft.studies.declaration import Study
 
@@ -129,30 +130,20 @@ def found_studies(studies: Path) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def held(store: Path) -> Iterator[None]:
+def only_one(store: Path) -> Iterator[None]:
     """Only one study at a time runs cells of a store.
 
     Raises WeftError when another does.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows: nothing is held
-        yield
-        return
     made = not store.exists()
     with disk_errors(store):
         store.mkdir(parents=True, exist_ok=True)
-        file = (store / ".lock").open("w")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise WeftError(f"{store}: another study runs cells now; wait for it, or use another --studies") from None
+    with held(store, "another study runs cells now; wait for it, or use another --studies"):
         try:
             yield
         finally:
-            if made and os.listdir(store) == [".lock"]:  # what was refused leaves nothing
-                (store / ".lock").unlink()
-                store.rmdir()
+            if made and os.listdir(store) == [LOCK]:  # what was refused leaves nothing
                 with suppress(OSError):
+                    (store / LOCK).unlink()
+                    store.rmdir()
                     store.parent.rmdir()

@@ -24,7 +24,7 @@ from weft.report.formats import duration, rate
 from weft.report.terminal import console as make_console
 from weft.runs import fingerprints
 from weft.studies.cells import State, state_of
-from weft.studies.folder import Report, StudyFolder, held
+from weft.studies.folder import Report, StudyFolder, only_one
 from weft.studies.processes import nameless_main
 from weft.studies.reading import command, read_raw
 from weft.training.interrupts import Interrupts
@@ -223,7 +223,7 @@ def run_timing(
     folder = StudyFolder(Path(studies), study.name)
     blocks = blocks_of(study, threads or study.threads or available_cores())
     again = command(source, changes, (), quick)
-    with held(folder.store):
+    with only_one(folder.store):
         folder.refuse_another(study.question())
         folder.write_question(study.question(), raw, blocks[0].setting.threads, [block.name for block in blocks])
         finished = _carry_out(study, blocks, folder.store, isolated, console)

@@ -6,6 +6,7 @@ import math
 import shlex
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,8 @@ def train(
         say(console, line)
     run = RunFolder.create(path, asked, resolved, manifest, copies, None if plan is None else plan.keep)
     prepared = replace(prepared, plan=None)  # the donor's weights need not be held any longer
-    return Runner(run, prepared, training, on_step, console).run()
+    with run.held():
+        return Runner(run, prepared, training, on_step, console).run()
 
 
 def _is_folder(recipe: str | Path) -> bool:
@@ -144,8 +146,15 @@ def _go_on(run: RunFolder, overrides: list[str], on_step: OnStep | None, console
             run.clean()
             write_report([run.path])
         return Run(run.path, True)
+    with run.held():
+        return _resume(run, load(Recipe, resolved, overrides), on_step, console)
+
+
+def _resume(run: RunFolder, recipe: Recipe, on_step: OnStep | None, console: Console) -> Run:
+    """Take a run that stopped to its end."""
     run.clean()
-    prepared = prepare_run(load(Recipe, resolved, overrides), console, manifest["data"]["fingerprint"])
+    manifest = run.manifest()
+    prepared = prepare_run(recipe, console, manifest["data"]["fingerprint"])
     differing = [key for key, value in prepared.environment.items() if manifest["environment"].get(key) != value]
     if differing:
         say(console, f"resumed under other {', '.join(differing)}: not promised to be equal bit by bit")
@@ -219,6 +228,10 @@ class Runner:
                 self.folder.update_manifest(status="interrupted")
         except DiskError as error:
             raise WeftError(f"{error}, then go on with: {again}") from None
+        except Exception:
+            with suppress(DiskError):
+                self.folder.update_manifest(status="failed")
+            raise
         except KeyboardInterrupt:
             saved = f"step {self.saved} of {training.total} is saved" if self.saved else "nothing is saved yet"
             raise KeyboardInterrupt(f"stopped at once: {saved}; go on with: {again}") from None
