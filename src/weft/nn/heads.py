@@ -244,8 +244,8 @@ def cross_entropy(logits_NC: Tensor, targets_N: Tensor, smoothing: float = 0.0) 
 
     q is 1 at the target, or 1 - smoothing + smoothing/C there and smoothing/C elsewhere.
     """
-    options: dict[str, Any] = {"reduction": "none", "ignore_index": IGNORE, "label_smoothing": smoothing}
-    return F.cross_entropy(_widened(logits_NC), targets_N, **options)
+    wide_NC = _widened(logits_NC)
+    return F.cross_entropy(wide_NC, targets_N, reduction="none", ignore_index=IGNORE, label_smoothing=smoothing)
 
 
 def _widened(logits_NC: Tensor) -> Tensor:
