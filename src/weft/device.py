@@ -159,7 +159,7 @@ def keep_memory() -> bool:
 
     glibc returns every large block to the system at once, and the next one of the same size is page-faulted in anew,
     zero by zero: a step that makes the same temporaries again and again pays for it each time, and large blocks most.
-    What it costs are holes, a sixth of GPT-2's memory (docs/log.md). Linux with glibc only.
+    What it costs are holes between the blocks that are kept (docs/log.md). Linux with glibc only.
     """
     import ctypes
 
