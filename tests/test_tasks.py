@@ -14,6 +14,8 @@ import tiny
 from tiny import Lab, Stop, stopping
 
 import weft
+import weft.evaluation
+import weft.training.run as running
 from weft.config import yaml
 from weft.data.given import open_source
 from weft.data.sources import Source
@@ -106,6 +108,38 @@ def test_a_classifier_learns_what_tells_its_classes_apart(folders: dict[str, Pat
     assert values["macro_f1"] > 0.95
     assert values["examples"] == 60
     assert values["final"]
+
+
+class Told:
+    """A result that says something else of itself."""
+
+    def __init__(self, result: Any, **told: float) -> None:
+        self.result, self.told = result, told
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.result, name)
+
+    def values(self) -> dict[str, Any]:
+        return self.result.values() | self.told
+
+
+def test_the_best_classifier_is_the_one_that_is_right_most_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And among those the one of least loss: the loss of what is held out is least before the most are right."""
+    told = iter([(2.0, 0.3), (0.5, 0.6), (0.9, 0.8), (0.7, 0.8), (0.8, 0.8)])  # at steps 0, 8, 16, 24, 32
+
+    def evaluate(*arguments: Any) -> Any:
+        result = weft.evaluation.evaluate(*arguments)
+        if arguments[-1].thorough:
+            return result
+        loss, accuracy = next(told)
+        return Told(result, loss=loss, accuracy=accuracy)
+
+    monkeypatch.setattr(running, "evaluate", evaluate)
+    folder = tiny.trained(tmp_path / "runs", classifier(tmp_path), "train.evaluate_every=8", "train.budget=32 steps")
+    best = RunFolder(folder).manifest()["best"]
+    assert (best["checkpoint"], best["loss"], best["accuracy"]) == ("step-00000024", 0.7, 0.8)
 
 
 def test_a_translator_learns_to_write_capitals(folders: dict[str, Path]) -> None:

@@ -45,7 +45,7 @@ class Result(Protocol):
 
     @property
     def loss(self) -> float:
-        """Nats a target: what a run's best checkpoint is chosen by."""
+        """Nats a target."""
 
     def values(self) -> dict[str, Any]:
         """For the log."""

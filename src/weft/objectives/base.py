@@ -80,6 +80,8 @@ class Objective(Part, slot="objective", default="causal"):
     """Whether a model that learns this continues a prompt, so that a run may show samples."""
     metrics: ClassVar[tuple[str, ...]] = ("loss",)
     """What a validation measures, by name in the log."""
+    judged_by: ClassVar[str] = "loss"
+    """The metric by which a run's best checkpoint is chosen: the loss, or one of which more is better."""
     weights: ClassVar[Mapping[str, float]] = {"loss": 1.0}
     """The terms that are minimised, by name, and how much each counts; other terms are statistics."""
     tells: ClassVar[tuple[str, ...]] = ()

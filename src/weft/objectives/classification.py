@@ -24,6 +24,7 @@ class Classification(Objective, kind="classification"):
 
     columns = ("label",)
     metrics = ("loss", "accuracy", "macro_f1")
+    judged_by = "accuracy"  # the loss is least long before: it grows with each confident mistake
 
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """share of each target that is spread evenly over all classes (Szegedy et al. 2016, section 7)"""

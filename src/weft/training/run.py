@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -348,7 +348,7 @@ class Runner:
             return
         self.folder.log.sync()
         path, measured = self.folder.checkpoint(training.step), self._measured()
-        if regular and measured and self._better(float(measured["loss"])):
+        if regular and measured and self._better(measured):
             numbers = {key: value for key, value in measured.items() if key in _BEST}
             self.best = {"checkpoint": path.name, **numbers}
         state = {**training.state(), "seconds": time.monotonic() - self.began, "best": self.best}
@@ -358,9 +358,17 @@ class Runner:
         self.folder.update_manifest(best=self.best)
         self._prune()
 
-    def _better(self, loss: float) -> bool:
-        # by loss, which a tokenizer that loses text has too; the log writes as a string what is not finite
-        return math.isfinite(loss) and (self.best is None or loss < self.best["loss"])
+    def _better(self, measured: Mapping[str, Any]) -> bool:
+        finite = math.isfinite(float(measured["loss"]))  # the log writes as a string what is not
+        return finite and (self.best is None or self._merit(measured) > self._merit(self.best))
+
+    def _merit(self, values: Mapping[str, Any]) -> tuple[float, float]:
+        """What a checkpoint is chosen by: the objective's metric, and where that is level the loss.
+
+        The loss and not bits, which a tokenizer that loses text has not.
+        """
+        name = self.prepared.recipe.objective.judged_by
+        return 0.0 if name == "loss" else float(values[name]), -float(values["loss"])
 
     def _prune(self) -> None:
         prune(self.folder, self.prepared.recipe.train.keep_checkpoints, self.best["checkpoint"] if self.best else None)
