@@ -170,7 +170,7 @@ def _ceiling(training: Curve, validation: Curve) -> float | None:
 def events(run: Run, findings: list[Finding]) -> list[Event]:
     """What happened at one step, for the x axis."""
     marked = ("overfitting", "validation-rose")
-    found = [Event(float(f.step), "lowest validation loss") for f in findings if f.kind in marked and f.step is not None]
+    found = [Event(float(f.step), "least validation loss") for f in findings if f.kind in marked and f.step is not None]
     found += [Event(float(f.step), "not finite from here") for f in findings if f.kind == "not-finite" and f.step]
     happened = [(line.step, str(line.values.get("what") or "event")) for line in run.log.of("event")]
     resumes = run.at("resumes")
