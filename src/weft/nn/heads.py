@@ -305,8 +305,8 @@ class _ChunkedSum(torch.autograd.Function):
 
 def _own(grad: Tensor, others: Sequence[Tensor | None]) -> Tensor:
     """A gradient to add to: itself, unless it is another one's too, or one number that stands for many."""
-    place = grad.untyped_storage().data_ptr()
-    sharing = sum(other is not None and other.untyped_storage().data_ptr() == place for other in others)
+    place = grad.untyped_storage()._cdata  # not data_ptr: tensors that only count memory have none
+    sharing = sum(other is not None and other.untyped_storage()._cdata == place for other in others)
     return grad if sharing == 1 and grad.is_contiguous() else grad.clone(memory_format=torch.contiguous_format)
 
 
