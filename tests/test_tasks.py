@@ -203,6 +203,8 @@ def test_evaluate_reads_other_data_as_the_training_data_were(
     test = topics(tmp_path / "test.csv", 50, 7)
     code, out, err = weft_command("evaluate", folders["classification"], test, patch=monkeypatch, capture=capsys)
     assert code == 0, err
+    best = RunFolder(folders["classification"]).manifest()["best"]["checkpoint"]
+    assert out.startswith(f"checkpoint: {folders['classification'] / 'checkpoints' / best}, the run's best\n")
     assert "accuracy" in out
     place = Path(out.strip().splitlines()[-1].removeprefix("each example: "))
     lines = [json.loads(line) for line in place.read_text("utf-8").splitlines()]

@@ -23,10 +23,12 @@ def command(
     from weft.report.terminal import console
 
     screen = console(stderr=as_json)
-    found = evaluate_on(Task.open(model, device, plugins or ()), data, overrides or (), limit, out, screen)
+    task = Task.open(model, device, plugins or ())
+    found = evaluate_on(task, data, overrides or (), limit, out, screen)
     if as_json:
         typer.echo(json.dumps(found.report(), ensure_ascii=False))
         return
-    for line in (*(f"note: {note}" for note in found.notes), *found.result.lines({})):
+    chosen = [f"checkpoint: {task.checkpoint}, the run's best"] if task.checkpoint else []
+    for line in (*chosen, *(f"note: {note}" for note in found.notes), *found.result.lines({})):
         screen.print(line, highlight=False, markup=False, emoji=False)
     screen.print(f"each example: {found.folder / 'predictions.jsonl'}", highlight=False, markup=False, emoji=False)

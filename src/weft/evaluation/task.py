@@ -41,6 +41,8 @@ class Task:
     source: Source | None = None
     """the training data's, where the model belongs to a run"""
     run: Path | None = None
+    checkpoint: Path | None = None
+    """the run's best, where the run itself was named"""
 
     @classmethod
     def open(cls, name: str | Path, device: str = "auto", plugins: Iterable[str] = ()) -> Task:
@@ -60,7 +62,8 @@ class Task:
         source = Source.choose(resolved["data"]["source"]) if "data" in resolved else None
         about = read_config(folder).get("objective")
         objective = Objective.choose(about) if about is not None else objective_of(model.config)
-        return cls(Path(name).resolve().name, model, tokenizer, objective, source, run)
+        checkpoint = folder if folder != Path(name) else None
+        return cls(Path(name).resolve().name, model, tokenizer, objective, source, run, checkpoint)
 
     def reading(self, data: str, overrides: Sequence[str] = ()) -> Source:
         """The source that DATA stands for, its columns named as in training unless `overrides` say otherwise."""

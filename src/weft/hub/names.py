@@ -57,7 +57,7 @@ def model_folder(path: Path) -> Path:
 
 
 def best_checkpoint(run: RunFolder) -> Path:
-    """The checkpoint with the lowest validation loss, or the last one where none was measured.
+    """The checkpoint that the objective judged best, or the last one where none was measured.
 
     Raises WeftError when the run has no checkpoint yet.
     """
