@@ -48,6 +48,7 @@ SCRIPTS = (
 )
 
 LEFT_OUT = "left out"
+"""How the problem begins of a benchmark that lacks what it needs: nothing of it changes."""
 
 
 def run(script: Script, quick: bool, seconds: float, text: Path | None, folder: Path) -> str | None:

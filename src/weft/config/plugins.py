@@ -78,3 +78,16 @@ def require(needed: Mapping[str, str], folder: Path) -> None:
         f"{folder}: made with {', '.join(missing)}, which is not loaded (or only another version of it); a plugin's"
         f" code runs only when asked for: {options}"
     )
+
+
+def copies_of(loaded: Mapping[Path, str]) -> dict[str, Path]:
+    """Where a run keeps its plugins, given with their SHA-256: path in its folder -> file.
+
+    Raises WeftError when two files have one name.
+    """
+    copies: dict[str, Path] = {}
+    for plugin, digest in loaded.items():
+        other = copies.setdefault(f"plugins/{plugin.name}", plugin)
+        if loaded[other] != digest:
+            raise WeftError(f"plugins: {other} and {plugin} are different files of one name; rename one")
+    return copies

@@ -33,7 +33,8 @@ def aligned_product(x: Tensor, weight: Tensor) -> Tensor:
 def consuming_cross_entropy(logits_NC: Tensor, targets_N: Tensor, smoothing: float = 0.0) -> Tensor:
     """-sum over c of q(c) log p(c) for each row in nats; q is 1 at the target, a share `smoothing` of it spread evenly.
 
-    The logits are gone: in their memory stand the probabilities, then the derivative, which can be asked for once.
+    The logits are gone: in their memory stand the probabilities, then the derivative, which can be asked for once (so
+    does Hsu et al. 2024, "Liger Kernel", arXiv 2410.10989).
     """
     return _ConsumingCrossEntropy.apply(logits_NC, targets_N, smoothing)  # type: ignore[no-untyped-call]
 

@@ -109,6 +109,13 @@ class Objective(Part, slot="objective", default="causal"):
                     f" objective {self.kind} has, so that it would do nothing; leave it out"
                 )
 
+    def merit(self, values: Mapping[str, Any]) -> tuple[float, float]:
+        """The more, the better the checkpoint that a validation gave `values`: by `judged_by`, then by the loss.
+
+        The loss and not bits, which a tokenizer that loses text has not.
+        """
+        return 0.0 if self.judged_by == "loss" else float(values[self.judged_by]), -float(values["loss"])
+
     def loader(self, data: PreparedData, config: DataConfig, length: int, batch_tokens: int, seed: int) -> BatchLoader:
         """Batches of about `batch_tokens` tokens of the training part, for a model of `length` tokens."""
         raise NotImplementedError

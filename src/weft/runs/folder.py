@@ -8,6 +8,7 @@ runs/demo/
   predictions/<split>.jsonl     per example
   checkpoints/step-00001000/    what a model folder holds, and the loop's state
   report.html                   a pure function of the files above
+  .lock                         held by the process that trains it
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from weft.config import apply, load
-from weft.config.plugins import load_plugins, require
+from weft.config.plugins import copies_of, load_plugins, require
 from weft.device import measure_peak, peak_flops
 from weft.errors import WeftError
 from weft.evaluation import Plan, Result, evaluate
@@ -79,7 +79,7 @@ def train(
     raw, base = (recipe, Path()) if isinstance(recipe, dict) else read_recipe(recipe)
     notes: list[str] = []
     checked, loaded = load_recipe(raw, base, overrides, notes)
-    copies = _copies({**loaded, **given})
+    copies = copies_of({**loaded, **given})
     if name is not None and not is_plain(name):
         raise WeftError(f"--name {name}: {PLAIN}")
     path = Path(runs) / name if name else free_name(Path(runs), checked.name)
@@ -111,19 +111,6 @@ def _is_folder(recipe: str | Path) -> bool:
     """Whether this names a run's folder, and not a bundled recipe that a folder happens to be called like."""
     path = Path(recipe)
     return path.is_dir() and (RunFolder.is_run(path) or str(recipe) not in recipes())
-
-
-def _copies(loaded: dict[Path, str]) -> dict[str, Path]:
-    """Where a run keeps its plugins: path in its folder -> file.
-
-    Raises WeftError when two files have one name.
-    """
-    copies: dict[str, Path] = {}
-    for plugin, digest in loaded.items():
-        other = copies.setdefault(f"plugins/{plugin.name}", plugin)
-        if loaded[other] != digest:
-            raise WeftError(f"plugins: {other} and {plugin} are different files of one name; rename one")
-    return copies
 
 
 def _go_on(run: RunFolder, overrides: list[str], on_step: OnStep | None, console: Console) -> Run:
@@ -360,15 +347,8 @@ class Runner:
 
     def _better(self, measured: Mapping[str, Any]) -> bool:
         finite = math.isfinite(float(measured["loss"]))  # the log writes as a string what is not
-        return finite and (self.best is None or self._merit(measured) > self._merit(self.best))
-
-    def _merit(self, values: Mapping[str, Any]) -> tuple[float, float]:
-        """What a checkpoint is chosen by: the objective's metric, and where that is level the loss.
-
-        The loss and not bits, which a tokenizer that loses text has not.
-        """
-        name = self.prepared.recipe.objective.judged_by
-        return 0.0 if name == "loss" else float(values[name]), -float(values["loss"])
+        merit = self.prepared.recipe.objective.merit
+        return finite and (self.best is None or merit(measured) > merit(self.best))
 
     def _prune(self) -> None:
         prune(self.folder, self.prepared.recipe.train.keep_checkpoints, self.best["checkpoint"] if self.best else None)
